@@ -1,0 +1,409 @@
+"""Decoder architectures: one (`Architecture`, integers) or many (`ArchitectureBatch`, arrays of the same names).
+
+Every derived quantity (parameters, widths) is a formula over the field names, written once in `_Shape` with numpy
+broadcasting, so that one model, a flat batch and an open mesh (`np.ix_`-like axes) all run the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from codesign.errors import SpecError
+
+__all__ = ["Architecture", "ArchitectureBatch", "ArchitectureLike"]
+
+
+class ArchitectureLike(Protocol):
+    """What formulas read: each member is an integer, or arrays that broadcast against each other.
+
+    Shapes: any, as long as they broadcast; open-mesh axes such as (L, 1, 1) and (1, D, 1) keep sub-expressions small.
+    """
+
+    @property
+    def n_layers(self) -> Any: ...
+    @property
+    def d_model(self) -> Any: ...
+    @property
+    def n_heads(self) -> Any: ...
+    @property
+    def n_kv_heads(self) -> Any: ...
+    @property
+    def d_head(self) -> Any: ...
+    @property
+    def d_ff(self) -> Any: ...
+    @property
+    def vocab_size(self) -> Any: ...
+    @property
+    def tied_embeddings(self) -> Any: ...
+    @property
+    def ffn_gated(self) -> Any: ...
+    @property
+    def n_experts(self) -> Any: ...
+    @property
+    def n_active_experts(self) -> Any: ...
+    @property
+    def d_ff_expert(self) -> Any: ...
+    @property
+    def n_shared_experts(self) -> Any: ...
+    @property
+    def d_ff_shared(self) -> Any: ...
+    @property
+    def n_dense_layers(self) -> Any: ...
+    @property
+    def window_tokens(self) -> Any: ...
+    @property
+    def n_window_layers(self) -> Any: ...
+    @property
+    def n_moe_layers(self) -> Any: ...
+    @property
+    def n_dense_ffn_layers(self) -> Any: ...
+    @property
+    def ffn_matrices(self) -> Any: ...
+    @property
+    def d_query(self) -> Any: ...
+    @property
+    def d_kv(self) -> Any: ...
+    @property
+    def params_total(self) -> Any: ...
+    @property
+    def params_active(self) -> Any: ...
+    @property
+    def params_active_nonembedding(self) -> Any: ...
+
+
+class _Shape:
+    """Quantities that follow from the fields; parameters are counts, formulas in the property docstrings."""
+
+    __slots__ = ()
+
+    n_layers: Any
+    d_model: Any
+    n_heads: Any
+    n_kv_heads: Any
+    d_head: Any
+    d_ff: Any
+    vocab_size: Any
+    tied_embeddings: Any
+    ffn_gated: Any
+    n_experts: Any
+    n_active_experts: Any
+    d_ff_expert: Any
+    n_shared_experts: Any
+    d_ff_shared: Any
+    n_dense_layers: Any
+    norms_per_layer: Any
+    norm_bias: Any
+    qkv_bias: Any
+    out_bias: Any
+    mlp_bias: Any
+    qk_norm: str
+    shared_expert_gate: Any
+
+    @property
+    def d_query(self) -> Any:
+        """Width of the query projection: n_heads * d_head."""
+        return self.n_heads * self.d_head
+
+    @property
+    def d_kv(self) -> Any:
+        """Width of the key (or value) projection: n_kv_heads * d_head."""
+        return self.n_kv_heads * self.d_head
+
+    @property
+    def n_moe_layers(self) -> Any:
+        """Layers whose FFN is a mixture of experts."""
+        return (self.n_experts > 0) * (self.n_layers - self.n_dense_layers)
+
+    @property
+    def n_dense_ffn_layers(self) -> Any:
+        """Layers whose FFN is dense."""
+        return self.n_layers - self.n_moe_layers
+
+    @property
+    def ffn_matrices(self) -> Any:
+        """Matrices of one FFN: 3 when gated (gate, up, down), 2 when plain (up, down)."""
+        return 2 + self.ffn_gated
+
+    @property
+    def params_attention(self) -> Any:
+        """Per layer: Q and O are d * d_query, K and V are d * d_kv, plus biases and QK norms.
+
+        qk_norm "head" has one gain per head size for Q and for K; "full" has one per projected width.
+        """
+        d, dq, dkv = self.d_model, self.d_query, self.d_kv
+        count = 2 * d * (dq + dkv) + self.qkv_bias * (dq + 2 * dkv) + self.out_bias * d
+        if self.qk_norm == "head":
+            return count + 2 * self.d_head
+        if self.qk_norm == "full":
+            return count + dq + dkv
+        return count
+
+    @property
+    def params_norms(self) -> Any:
+        """Per layer: norms_per_layer gains (and biases, for LayerNorm) of width d."""
+        return self.norms_per_layer * (1 + self.norm_bias) * self.d_model
+
+    @property
+    def params_ffn(self) -> Any:
+        """Per dense layer: ffn_matrices * d * d_ff, plus biases."""
+        return self.ffn_matrices * self.d_model * self.d_ff + self.mlp_bias * (
+            (1 + self.ffn_gated) * self.d_ff + self.d_model
+        )
+
+    @property
+    def params_expert(self) -> Any:
+        """One routed expert: ffn_matrices * d * d_ff_expert."""
+        return self.ffn_matrices * self.d_model * self.d_ff_expert
+
+    @property
+    def params_moe_common(self) -> Any:
+        """Per mixture layer and always active: router d * E, shared experts, and their gate (d)."""
+        shared = self.ffn_matrices * self.d_model * self.n_shared_experts * self.d_ff_shared
+        return self.d_model * self.n_experts + shared + self.shared_expert_gate * self.d_model
+
+    @property
+    def params_embedding(self) -> Any:
+        """Input embedding: vocab * d (also the output head where tied)."""
+        return self.vocab_size * self.d_model
+
+    @property
+    def params_head(self) -> Any:
+        """Output head beyond the embedding: vocab * d where not tied."""
+        return (1 - 1 * self.tied_embeddings) * (self.vocab_size * self.d_model)
+
+    def _params_body(self, n_experts: Any) -> Any:
+        per_layer = self.params_attention + self.params_norms
+        body = self.n_layers * per_layer + self.n_dense_ffn_layers * self.params_ffn
+        if np.any(self.n_experts):
+            body = body + self.n_moe_layers * (self.params_moe_common + n_experts * self.params_expert)
+        return body + (1 + self.norm_bias) * self.d_model
+
+    @property
+    def params_nonembedding(self) -> Any:
+        """All parameters of the layers and the final norm: without input embedding and output head."""
+        return self._params_body(self.n_experts)
+
+    @property
+    def params_active_nonembedding(self) -> Any:
+        """Non-embedding parameters that one token uses: n_active_experts of n_experts."""
+        return self._params_body(self.n_active_experts)
+
+    @property
+    def params_total(self) -> Any:
+        """All stored parameters; equals `sum(p.numel() for p in model.parameters())` of transformers."""
+        return self.params_nonembedding + self.params_embedding + self.params_head
+
+    @property
+    def params_active(self) -> Any:
+        """Stored parameters less the experts that a token does not use."""
+        return self.params_active_nonembedding + self.params_embedding + self.params_head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture(_Shape):
+    """One decoder-only transformer.
+
+    Args:
+        n_layers: depth l.
+        d_model: width d.
+        n_heads: query heads; d_head: size of each (d_head * n_heads need not equal d_model).
+        n_kv_heads: key/value heads (grouped-query attention); must divide n_heads.
+        d_ff: hidden width of the dense FFN (0 where every layer is a mixture).
+        vocab_size: rows of the embedding; tied_embeddings: the output head is the embedding.
+        ffn_gated: gated FFN with three matrices (SwiGLU), else plain with two.
+        n_experts: routed experts E (0: dense); n_active_experts: K per token; d_ff_expert: width of one.
+        n_shared_experts: always-on experts; d_ff_shared: width of each.
+        n_dense_layers: layers of a mixture model that keep a dense FFN.
+        window_tokens: sliding window (0: none) of n_window_layers layers.
+        family: `model_type` of the config.json that this architecture reads from and writes to.
+        norms_per_layer, norm_bias, qkv_bias, out_bias, mlp_bias, qk_norm ("none", "head", "full"),
+        shared_expert_gate: the family's small tensors, so that parameter counts are exact.
+
+    Raises:
+        SpecError: a field out of range, or heads that n_kv_heads does not divide.
+
+    Example:
+        >>> tiny = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=100)
+        >>> tiny.params_total
+        80320
+    """
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ff: int
+    vocab_size: int
+    tied_embeddings: bool = True
+    ffn_gated: bool = True
+    n_experts: int = 0
+    n_active_experts: int = 0
+    d_ff_expert: int = 0
+    n_shared_experts: int = 0
+    d_ff_shared: int = 0
+    n_dense_layers: int = 0
+    window_tokens: int = 0
+    n_window_layers: int = 0
+    norms_per_layer: int = 2
+    norm_bias: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: str = "none"
+    shared_expert_gate: bool = False
+    family: str = "llama"
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "vocab_size"):
+            _check_int(name, getattr(self, name), 1)
+        for name in _COUNTS:
+            _check_int(name, getattr(self, name), 0)
+        if self.n_heads % self.n_kv_heads:
+            raise SpecError(
+                f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
+                "each key/value head serves the same number of query heads"
+            )
+        if self.n_experts:
+            if not 1 <= self.n_active_experts <= self.n_experts:
+                raise SpecError(
+                    f"n_active_experts {self.n_active_experts} must lie between 1 and n_experts {self.n_experts}"
+                )
+            _check_int("d_ff_expert", self.d_ff_expert, 1)
+            if self.n_dense_layers > self.n_layers:
+                raise SpecError(f"n_dense_layers {self.n_dense_layers} is more than n_layers {self.n_layers}")
+        elif self.n_active_experts or self.d_ff_expert or self.n_shared_experts:
+            raise SpecError("n_active_experts, d_ff_expert and n_shared_experts need n_experts above 0")
+        if self.d_ff == 0 and self.n_dense_ffn_layers:
+            raise SpecError("d_ff is 0 but some layers have a dense FFN; give d_ff above 0")
+        if self.n_window_layers > self.n_layers or bool(self.window_tokens) != bool(self.n_window_layers):
+            raise SpecError(
+                f"window_tokens {self.window_tokens} and n_window_layers {self.n_window_layers} of "
+                f"{self.n_layers} layers do not go together"
+            )
+        if self.qk_norm not in ("none", "head", "full"):
+            raise SpecError(f"qk_norm '{self.qk_norm}' is not one of none, head, full")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Architecture:
+        """Build from `to_dict`'s output.
+
+        Raises:
+            SpecError: an unknown or missing field, or a value out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise SpecError(f"unknown architecture field(s) {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise SpecError(f"incomplete architecture: {error}") from error
+
+    def evolve(self, **changes: Any) -> Architecture:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+_COUNTS = (
+    "d_ff",
+    "n_experts",
+    "n_active_experts",
+    "d_ff_expert",
+    "n_shared_experts",
+    "d_ff_shared",
+    "n_dense_layers",
+    "window_tokens",
+    "n_window_layers",
+    "norms_per_layer",
+)
+
+
+def _check_int(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise SpecError(f"{name} must be a whole number of at least {low}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ArchitectureBatch(_Shape):
+    """Many architectures: fields of `Architecture` as arrays that broadcast (or as scalars, where all agree).
+
+    Values are float64 or integers; nothing is validated here, the design space does that once for its axes.
+    """
+
+    n_layers: Any
+    d_model: Any
+    n_heads: Any
+    n_kv_heads: Any
+    d_head: Any
+    d_ff: Any
+    vocab_size: Any
+    tied_embeddings: Any = True
+    ffn_gated: Any = True
+    n_experts: Any = 0
+    n_active_experts: Any = 0
+    d_ff_expert: Any = 0
+    n_shared_experts: Any = 0
+    d_ff_shared: Any = 0
+    n_dense_layers: Any = 0
+    window_tokens: Any = 0
+    n_window_layers: Any = 0
+    norms_per_layer: Any = 2
+    norm_bias: Any = False
+    qkv_bias: Any = False
+    out_bias: Any = False
+    mlp_bias: Any = False
+    qk_norm: str = "none"
+    shared_expert_gate: Any = False
+    family: str = "llama"
+
+    @classmethod
+    def of(cls, architectures: list[Architecture]) -> ArchitectureBatch:
+        """Stack architectures that share qk_norm and family; fields become arrays of shape (n,).
+
+        Raises:
+            SpecError: an empty list, or architectures whose qk_norm differ.
+        """
+        if not architectures:
+            raise SpecError("a batch needs at least one architecture")
+        if len({a.qk_norm for a in architectures}) > 1:
+            raise SpecError("architectures of one batch must share qk_norm")
+        columns: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [getattr(a, field.name) for a in architectures]
+            if field.name in ("qk_norm", "family"):
+                columns[field.name] = values[0]
+            else:
+                columns[field.name] = np.asarray(values, dtype=np.float64)
+        return cls(**columns)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The broadcast shape of all fields."""
+        arrays = [np.shape(value) for value in self._values() if not isinstance(value, str)]
+        return np.broadcast_shapes(*arrays)
+
+    def _values(self) -> Iterator[Any]:
+        return (getattr(self, field.name) for field in fields(self))
+
+    def pick(self, index: tuple[Any, ...]) -> Architecture:
+        """The architecture at one multi-index of `shape`."""
+        shape = self.shape
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, str):
+                value = np.broadcast_to(value, shape)[index].item()
+                value = bool(value) if field.name in _FLAGS else int(value)
+            values[field.name] = value
+        return Architecture(**values)
+
+
+_FLAGS = {"tied_embeddings", "ffn_gated", "norm_bias", "qkv_bias", "out_bias", "mlp_bias", "shared_expert_gate"}
