@@ -128,8 +128,9 @@ ESTIMATES: dict[str, dict[str, Any]] = {
     },
     "jetson_thor_t4000": {
         "peaks": {"fp32": "4.69", "fp16": "150", "bf16": "150", "fp8": "300", "fp4": "600"},
-        "peak": "estimated: the headline is 1200 sparse FP4 TFLOPS (unverified), 600 dense; fp8 is 1/2 and fp16 1/4 of "
-        "dense fp4 (rates of this SM). It implies 600e12 / (12 SM x 32768 FLOP/clk) = 1.526 GHz; fp32 = 12 x 256 x that",
+        "peak": "estimated: the headline is 1200 sparse FP4 TFLOPS (unverified), 600 dense; fp8 is 1/2 and fp16 "
+        "1/4 of dense fp4 (rates of this SM). It implies 600e12 / (12 SM x 32768 FLOP/clk) = 1.526 GHz; "
+        "fp32 = 12 x 256 x that",
     },
     "pixel_6a": {
         "sm_or_cu": "8",
@@ -137,7 +138,8 @@ ESTIMATES: dict[str, dict[str, Any]] = {
         "peak": "estimated (CPU only): 2 Cortex-X1 x 32 FLOP/clk x 2.802 GHz + 2 Cortex-A76 x 16 x 2.253 GHz + "
         "4 Cortex-A55 x 8 x 1.803 GHz = 0.309e12 fp32. " + _NEON,
         "spec": "cores and clocks: https://pocketnow.com/google-pixel-6-cpu-configuration; 6 GB: "
-        "https://wccftech.com/pixel-6a-ram-chip-gpu-details-leaked/; bandwidth (LPDDR5, 64 bits at 6400 MT/s): unverified",
+        "https://wccftech.com/pixel-6a-ram-chip-gpu-details-leaked/; "
+        "bandwidth (LPDDR5, 64 bits at 6400 MT/s): unverified",
         "mem_capacity_gb": "6",
     },
     "raspberry_pi_4b": {
@@ -148,14 +150,14 @@ ESTIMATES: dict[str, dict[str, Any]] = {
         "sm_or_cu": "6",
         "peaks": {"fp32": "0.355", "fp16": "0.71", "int8": "1.42"},
         "drop": ["int8_tops_dense"],
-        "peak": "estimated (CPU only, without the two small cores): 1 Cortex-X4 x 32 FLOP/clk x 3.3 GHz + 3 Cortex-A720 x "
-        "16 x 3.2 GHz + 2 Cortex-A720 x 16 x 3.0 GHz = 0.355e12 fp32. " + _NEON,
+        "peak": "estimated (CPU only, without the two small cores): 1 Cortex-X4 x 32 FLOP/clk x 3.3 GHz + 3 "
+        "Cortex-A720 x 16 x 3.2 GHz + 2 Cortex-A720 x 16 x 3.0 GHz = 0.355e12 fp32. " + _NEON,
         "spec": "cores and clocks: https://knowtechie.com/qualcomm-unveils-snapdragon-8-elite/; bandwidth: LPDDR5X at "
         "4800 MHz, 64 bits",
         "mem_capacity_gb": "12",
         "memory": "assumed configuration: a 12 GB phone",
-        "notes": "CPU inference. NPU TOPS are not published by Qualcomm for phones; a third-party figure of 45 int8 TOPS "
-        "is not used.",
+        "notes": "CPU inference. NPU TOPS are not published by Qualcomm for phones; a third-party figure of 45 "
+        "int8 TOPS is not used.",
     },
     "xeon_8480plus": {
         "peaks": {"fp32": "7.17", "fp16": "14.3"},
@@ -184,8 +186,8 @@ REWORD = [
 ]
 
 GEFORCE_NOTE = (
-    "fp16 is the tensor rate with fp16 accumulation; bf16 is the rate with fp32 accumulation, half of it, and what most "
-    "engines reach in fp16 too."
+    "fp16 is the tensor rate with fp16 accumulation; bf16 is the rate with fp32 accumulation, half of it, and what "
+    "most engines reach in fp16 too."
 )
 
 MEMORY_RESERVED = {
@@ -234,10 +236,10 @@ def number(value: Decimal, exponent: int = 0) -> str:
         value, exponent = value / 1000, exponent + 3
     while value != 0 and abs(value) < 1 and exponent > 0:
         value, exponent = value * 1000, exponent - 3
+    if exponent == 3:
+        value, exponent = value * 1000, 0
     text = format(value, "f")
     text = text.rstrip("0").rstrip(".") if "." in text else text
-    if exponent == 3:
-        text, exponent = format(value * 1000, "f"), 0
     return f"{text}e{exponent}" if exponent else (text if "." in text else f"{text}.0")
 
 
@@ -263,7 +265,7 @@ def generation(row: dict[str, str]) -> tuple[str, str, str]:
         return slug, "amd", "gpu"
     if name.startswith("jetson_"):
         return slug, "nvidia-jetson", "gpu"
-    is_desktop = name.startswith("rtx_") and name != "rtx_pro_6000_server" or name == "dgx_spark_gb10"
+    is_desktop = (name.startswith("rtx_") and name != "rtx_pro_6000_server") or name == "dgx_spark_gb10"
     return slug, "nvidia-desktop" if is_desktop else "nvidia-datacenter", "gpu"
 
 

@@ -164,8 +164,9 @@ def parse_device(data: Mapping[str, Any], where: str) -> Device:
         _check_table(table, _MODE, where, f"power_modes[{index}].")
         _check_table(table["peak_flop_per_s"], _PEAKS, where, f"power_modes[{index}].peak_flop_per_s.")
     nominal = data.get("power_mode")
-    plain = ("name", "title", "vendor", "generation", "family", "kind", "n_sm", "price_note", "power_mode")
-    plain += ("peak_is_estimated", "confidence", "notes")
+    plain = [key for key, (kind, _) in _TOP.items() if kind in ("text", "true or false") or key == "n_sm"]
+    plain_values: dict[str, Any] = {key: data[key] for key in plain if key in data}
+    plain_values |= _floats(data, "clock_Hz", "tdp_W", "price_usd") | _floats(memory, "l2_B")
     try:
         device = Device(
             aliases=tuple(data.get("aliases", ())),
@@ -176,9 +177,7 @@ def parse_device(data: Mapping[str, Any], where: str) -> Device:
             unified_memory=memory["unified"],
             power_modes=tuple(_mode(table, nominal) for table in data.get("power_modes", ())),
             sources={**data["sources"], "memory_reserved": memory["reserved_source"]},
-            **{name: data[name] for name in plain if name in data},
-            **_floats(data, "clock_Hz", "tdp_W", "price_usd"),
-            **_floats(memory, "l2_B"),
+            **plain_values,
         )
         _check_modes(device)
     except SpecError as error:
