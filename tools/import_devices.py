@@ -102,7 +102,7 @@ CPU_GENERATIONS = {
 }
 
 _NEON = (
-    "fp32 FLOP/clk from the vector pipes in Arm's software optimisation guides (one 128-bit FMA is 8 FLOP); "
+    "fp32 FLOP/clk from the number of 128-bit FMA pipes (8 FLOP each; the pipe counts are unverified); "
     "fp16 is 2x fp32; int8 (SDOT) is 4x fp32"
 )
 
@@ -119,7 +119,7 @@ ESTIMATES: dict[str, dict[str, Any]] = {
         "peaks": {"fp32": "0.704", "fp16": "0.704", "int8": "2.816"},
         "peak": "estimated: 2 P-cores x 32 fp32 FLOP/clk (2 x 256-bit FMA) x 4.4 GHz + 8 E-cores x 16 (2 x 128-bit) x "
         "3.3 GHz = 0.704e12; no fp16 arithmetic, so fp16 at the fp32 rate; int8 (AVX-VNNI) is 4x. Turbo clocks on all "
-        "cores at once: 15 W does not sustain them",
+        "cores at once: 15 W does not sustain them; FLOP/clk unverified",
         "spec": "cores, clocks, TDP and memory types: https://www.notebookcheck.net/"
         "i5-1235U-vs-SD-X1-26-100_14078_18623.247596.0.html (DDR4-3200 x 2 channels x 8 B = 51.2 GB/s)",
         "tdp_w": "15",

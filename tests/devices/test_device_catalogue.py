@@ -128,7 +128,7 @@ def test_aliases(alias: str, name: str) -> None:
 
 def test_unknown_device_suggests_the_nearest() -> None:
     with pytest.raises(
-        UnknownNameError, match="^unknown device 'orion'; did you mean 'orin'\\? See 'codesign devices'.$"
+        UnknownNameError, match=r"^unknown device 'orion'; did you mean 'orin'\? See 'codesign devices'\.$"
     ):
         load_device("orion")
 
