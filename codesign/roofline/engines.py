@@ -1,0 +1,81 @@
+"""Inference engines: canonical names, the spellings found in the wild, and what each does to weights."""
+
+from __future__ import annotations
+
+from codesign.devices import Device
+from codesign.errors import UnknownNameError
+
+__all__ = ["ENGINES", "canonical_engine", "default_engine", "has_unpack_roof", "resolve_engine"]
+
+ENGINES: dict[str, str] = {
+    "vllm": "vLLM",
+    "llama.cpp": "llama.cpp (CUDA, Metal or CPU back end)",
+    "ollama": "Ollama (llama.cpp inside)",
+    "mlc-llm": "MLC-LLM",
+    "tinychat": "TinyChat (AWQ kernels)",
+    "transformers": "PyTorch with Hugging Face transformers",
+    "tensorrt-llm": "TensorRT-LLM",
+    "tensorrt-edge-llm": "TensorRT Edge-LLM",
+    "exllamav2": "ExLlamaV2",
+}
+
+# Fragments of engine strings in published tables, most specific first.
+_SPELLINGS = (
+    ("ollama", "ollama"),
+    ("llama.cpp", "llama.cpp"),
+    ("llama-bench", "llama.cpp"),
+    ("llamacpp", "llama.cpp"),
+    ("edge-llm", "tensorrt-edge-llm"),
+    ("edge_llm", "tensorrt-edge-llm"),
+    ("tensorrt", "tensorrt-llm"),
+    ("trt-llm", "tensorrt-llm"),
+    ("trtllm", "tensorrt-llm"),
+    ("vllm", "vllm"),
+    ("mlc", "mlc-llm"),
+    ("tinychat", "tinychat"),
+    ("exllama", "exllamav2"),
+    ("hugging", "transformers"),
+    ("transformers", "transformers"),
+    ("hf", "transformers"),
+    ("pytorch", "transformers"),
+)
+
+
+def canonical_engine(text: str) -> str:
+    """The engine of a free-text name; what no spelling matches is returned lower-case (and is uncalibrated).
+
+    Example:
+        >>> canonical_engine("Ollama / llama.cpp"), canonical_engine("TinyChat (AWQ)"), canonical_engine("newrt 1.0")
+        ('ollama', 'tinychat', 'newrt 1.0')
+    """
+    lower = text.strip().lower()
+    return next((name for fragment, name in _SPELLINGS if fragment in lower), lower)
+
+
+def resolve_engine(name: str) -> str:
+    """The engine that a user named.
+
+    Raises:
+        UnknownNameError: no such engine.
+    """
+    engine = canonical_engine(name)
+    if engine not in ENGINES:
+        raise UnknownNameError.near("engine", name, ENGINES, "See 'codesign search --help'.")
+    return engine
+
+
+def has_unpack_roof(engine: str, weight_only: bool) -> bool:
+    """Whether decode is also bound by unpacking weights on the SMs: measured for llama.cpp's quantised formats.
+
+    On AGX Orin llama.cpp moves about 6 weight bytes per clock and SM at every power mode, so a mode with half the SM
+    clock halves decode although the DRAM runs at full speed; 16-bit weights do not show it.
+    """
+    return weight_only and engine in ("llama.cpp", "ollama")
+
+
+_FAMILY_DEFAULT = {"apple": "llama.cpp", "cpu-arm": "llama.cpp", "cpu-x86": "llama.cpp", "npu": "llama.cpp"}
+
+
+def default_engine(device: Device) -> str:
+    """The engine assumed where none is named: llama.cpp on Apple and CPUs, vLLM elsewhere."""
+    return _FAMILY_DEFAULT.get(device.family, "vllm")

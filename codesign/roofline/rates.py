@@ -1,0 +1,88 @@
+"""What calibration gives the cost model: bounded efficiencies and overheads of one device, engine and precision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from codesign.devices import Device
+from codesign.operators import Operator, Phase
+
+__all__ = ["PhaseRates", "Rates", "operator_seconds", "peak_flop_per_s"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseRates:
+    """Rates of one phase (prefill or decode).
+
+    Args:
+        bandwidth_efficiency, expert_bandwidth_efficiency: share of the DRAM bandwidth that operators (routed experts)
+            reach, in (0, 1].
+        compute_efficiency, attention_efficiency: share of the dense peak that matrix products (attention) reach.
+        unpack_Bps: weight bytes per second that the SMs unpack (a second decode roof); inf where there is none.
+        layer_s, step_s: launch and host overhead per layer and per pass, in seconds, at least 0.
+        interval_log: half-width of the 90 % interval of ln(seconds).
+        level: 0 device, engine and precision measured; 1 device and engine; 2 engine on the same GPU generation;
+            3 engine elsewhere, or the device with another engine; 4 neither.
+        n_rows: measurements of exactly this device, engine and precision.
+    """
+
+    bandwidth_efficiency: float = 1.0
+    expert_bandwidth_efficiency: float = 1.0
+    compute_efficiency: float = 1.0
+    attention_efficiency: float = 1.0
+    unpack_Bps: float = math.inf
+    layer_s: float = 0.0
+    step_s: float = 0.0
+    interval_log: float = 0.0
+    level: int = 4
+    n_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Rates of both phases, and where they come from. The default is the ideal roofline."""
+
+    prefill: PhaseRates = field(default_factory=PhaseRates)
+    decode: PhaseRates = field(default_factory=PhaseRates)
+    source: str = "ideal roofline: efficiency 1, no overhead"
+
+    def of(self, phase: Phase) -> PhaseRates:
+        """The rates of one phase."""
+        return self.prefill if phase == "prefill" else self.decode
+
+
+def peak_flop_per_s(device: Device, dtype: str) -> float:
+    """Dense peak for a compute type; what the device lacks runs at its 16-bit rate (or fp32 where it has no other).
+
+    16-bit takes the larger of the fp16 and bf16 rates: GeForce fp16 with fp16 accumulation, Xeon bf16 on AMX.
+    """
+    peaks = device.peak_flop_per_s
+    if dtype == "fp32" and "fp32" in peaks:
+        return peaks["fp32"]
+    half = max(peaks.get("fp16", 0.0), peaks.get("bf16", 0.0)) or peaks.get("fp32", 0.0) or max(peaks.values())
+    if dtype in ("fp16", "bf16", "fp32"):
+        return half
+    return max(peaks.get(dtype, 0.0), half)
+
+
+def operator_seconds(
+    operator: Operator, *, bandwidth: Any, expert_bandwidth: Any, compute: Any, attention: Any, unpack: Any
+) -> Any:
+    """Roofline time of one occurrence: max(bytes / bandwidth, FLOP / peak, weight bytes / unpack rate), in seconds.
+
+    Args:
+        operator: its `kind`, `name`, `flop`, `weight_B` and bytes.
+        bandwidth, expert_bandwidth: effective bytes/s; compute, attention: effective FLOP/s; unpack: bytes/s or inf.
+    """
+    effective = expert_bandwidth if operator.name.startswith("experts") else bandwidth
+    seconds = operator.bytes_moved * (1.0 / effective)
+    if operator.kind in ("gemm", "attention"):
+        rate = attention if operator.kind == "attention" else compute
+        seconds = np.maximum(seconds, operator.flop * (1.0 / rate))
+        if np.any(np.isfinite(unpack)):
+            seconds = np.maximum(seconds, operator.weight_B * (1.0 / unpack))
+    return seconds
