@@ -1,0 +1,96 @@
+"""Read and write law files; the catalogue of shipped laws."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from codesign.errors import SchemaError, UnknownNameError
+from codesign.predictors.core import Core
+from codesign.predictors.law import DIMENSIONS, LossLaw
+
+__all__ = ["DEFAULT_LAW", "SCHEMA", "VERSION", "dump_law", "law_names", "load_law"]
+
+SCHEMA = "codesign.loss_law"
+VERSION = 1
+DEFAULT_LAW = "gemstones"
+_KEYS = ("name", "dataset", "source", "command", "form", "token_term", "ranges", "priors", "held_out")
+
+
+def law_names() -> tuple[str, ...]:
+    """Names of the shipped laws, the default first.
+
+    Example:
+        >>> law_names()[0]
+        'gemstones'
+    """
+    folder = resources.files("codesign.predictors").joinpath("laws")
+    names = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json"))
+    return tuple(sorted(names, key=lambda name: (name != DEFAULT_LAW, name)))
+
+
+def load_law(name: str | os.PathLike[str] = DEFAULT_LAW) -> LossLaw:
+    """A shipped law by name, or a user's own by the path of its JSON file.
+
+    Raises:
+        UnknownNameError: No such law or file.
+        SchemaError: The file is corrupt, of another kind, or of a newer version.
+    """
+    text = os.fspath(name)
+    if text.endswith(".json") or os.sep in text or isinstance(name, os.PathLike):
+        path = Path(text)
+        if not path.is_file():
+            raise UnknownNameError(f"no law file at '{text}'; give a name ({', '.join(law_names())}) or an existing path")
+        return parse_law(path.read_bytes(), text)
+    known = law_names()
+    if text not in known:
+        raise UnknownNameError.near("loss law", text, known, "Or give the path of a law's .json file.")
+    file = resources.files("codesign.predictors").joinpath("laws", f"{text}.json")
+    return parse_law(file.read_bytes(), f"laws/{text}.json")
+
+
+def parse_law(raw: bytes, where: str) -> LossLaw:
+    """Build a law from a file's bytes; ``where`` is named in errors.
+
+    Raises:
+        SchemaError: See `load_law`.
+    """
+    try:
+        data: Any = json.loads(raw)
+    except ValueError as error:
+        raise SchemaError(f"law file '{where}' is not valid JSON ({error}); restore it or fit it again") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise SchemaError(f"law file '{where}' is not a loss law: its schema is not '{SCHEMA}'")
+    version = data.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise SchemaError(f"law file '{where}' has no valid version (found {version!r})")
+    if version > VERSION:
+        raise SchemaError(f"law file '{where}' is of version {version}; this codesign reads up to {VERSION}: upgrade it")
+    missing = [key for key in _KEYS if key not in data]
+    if missing:
+        raise SchemaError(f"law file '{where}' lacks {', '.join(missing)}; fit it again")
+    try:
+        core = Core.from_dict(data["core"]) if data.get("core") is not None else None
+        if core is None:
+            [float(data["paper"][key]) for key in ("std", "overstated")]
+            if len(data["paper"]["parameters"]) != 11:
+                raise ValueError("the published form has 11 parameters")
+        for dimension, edges in data["ranges"].items():
+            if dimension not in (*DIMENSIONS, "tokens_per_param", "ffn_ratio_moe") or not float(edges[0]) <= float(edges[1]):
+                raise ValueError(f"bad range of '{dimension}'")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise SchemaError(f"law file '{where}' is corrupt ({type(error).__name__}: {error}); fit it again") from error
+    meta = {key: value for key, value in data.items() if key not in ("core", "schema", "version")}
+    return LossLaw(str(data["name"]), meta, core)
+
+
+def dump_law(law: LossLaw) -> str:
+    """The file's text; `load_law` of it gives the same predictions."""
+    head: dict[str, Any] = {"schema": SCHEMA, "version": VERSION, **law.meta}
+    head["core"] = law.core.to_dict() if law.core is not None else None
+    # One line a top-level key, one a draw: diffs stay readable and the file small.
+    lines = [f" {json.dumps(key)}: {json.dumps(value, sort_keys=False)}" for key, value in head.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"

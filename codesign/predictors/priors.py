@@ -1,0 +1,108 @@
+"""Labelled prior terms: dimensions that a law's data does not vary, from other published data, each with its spread.
+
+Every term is zero where the design agrees with the law's data. Its spread is one unknown coefficient shared by all
+designs, so in a difference of two designs what they share cancels. A spread is therefore returned *signed*.
+
+The numbers come from the law's JSON (``priors``), each with its source. Dimensions:
+
+- ``kv``: 0.20 / d_m^0.05, d_m = d_head n_kv (arXiv:2602.10377 Table 6), relative to the KV width that the law's data
+  has at this d_model.
+- ``d_head``: ``c min(0, ln(d_head / 128))^2``: loss of heads smaller than 128 at equal width, fitted on openlm_grid.
+- ``ffn_ratio``: no shift (N carries it), a spread per log unit away from the data's ratios.
+- ``moe``: ``ln N_eff - ln N_active``, from deepmind_routed, discounted by its transfer to steplaw_moe.
+- ``vocab``: no number; losses per token of different vocabularies do not compare.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.predictors.scaling import moe_gain
+
+__all__ = ["Term", "activated_width", "d_head_term", "equivalent_experts", "ffn_ratio_term", "kv_term", "moe_term"]
+
+Array = npt.NDArray[np.float64]
+
+
+class Term(NamedTuple):
+    """Shift of the mean and signed spread, in nats (for ``moe``: in ln N)."""
+
+    shift: Any
+    spread: Any
+
+
+def activated_width(arch: Any) -> Any:
+    """FFN width that one token uses in a gated FFN of equal parameters, averaged over the layers.
+
+    Mixture layers use ``K d_ff_expert + n_shared d_ff_shared``; a plain FFN has two matrices instead of three and
+    counts 2/3.
+    """
+    matrices = (2 + np.multiply(arch.ffn_gated, 1)) / 3.0
+    if not np.any(arch.n_experts):
+        return arch.d_ff * matrices
+    share = np.where(np.asarray(arch.n_experts) > 0, 1 - np.divide(arch.n_dense_layers, arch.n_layers), 0.0)
+    routed = arch.n_active_experts * arch.d_ff_expert + arch.n_shared_experts * arch.d_ff_shared
+    return (share * routed + (1 - share) * arch.d_ff) * matrices
+
+
+def equivalent_experts(arch: Any, active: Any, fraction: float) -> Any:
+    """Expert count of the deepmind_routed stack that has the same ratio of stored to used parameters.
+
+    ``1 + (P - 1) / fraction`` with P = N_stored / N_active without embeddings, and ``fraction`` the share of one
+    expert set in N_active there. P counts top-k, shared experts, expert width and dense layers alike: on the
+    deepmind_routed rows that are not in the fit it predicts top-2 and top-4 better than E or E/K does. One for dense.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> dense = SimpleNamespace(n_experts=0)
+        >>> equivalent_experts(dense, 1e8, 0.3)
+        1.0
+    """
+    if not np.any(arch.n_experts):
+        return 1.0
+    experts = np.asarray(arch.n_experts)
+    per_expert = (2 + np.multiply(arch.ffn_gated, 1)) * arch.d_model * arch.d_ff_expert
+    idle = (experts - arch.n_active_experts) * (arch.n_layers - arch.n_dense_layers) * per_expert
+    return np.where(experts > 0, 1.0 + np.maximum(idle, 0) / (active * fraction), 1.0)
+
+
+def kv_term(arch: Any, prior: dict[str, Any]) -> Term:
+    """Published KV term relative to the data's KV width ``prior["width_share"] * d_model``.
+
+    The full published size is the shift (a search should not get narrow KV for free); the spread is a share of it.
+    """
+    power = -float(prior["exponent"])
+    width = np.multiply(arch.d_head, arch.n_kv_heads, dtype=float)
+    usual = float(prior["width_share"]) * np.asarray(arch.d_model, dtype=float)
+    shift = float(prior["coefficient"]) * (width**power - usual**power)
+    return Term(shift, float(prior["relative_std"]) * shift)
+
+
+def d_head_term(arch: Any, prior: dict[str, Any]) -> Term:
+    """Loss of small heads at equal width, zero inside the data's own range of head sizes."""
+    size = np.asarray(arch.d_head, dtype=float)
+    low, high = prior["data"]
+
+    def penalty(value: Any) -> Any:
+        return np.minimum(np.log(value / 128.0), 0.0) ** 2
+
+    curve = penalty(size) - penalty(np.clip(size, low, high))
+    return Term(float(prior["coefficient"]) * curve, float(prior["std"]) * curve)
+
+
+def ffn_ratio_term(arch: Any, prior: dict[str, Any]) -> Term:
+    """No shift; ``std`` nats per log unit of activated FFN ratio outside the data's ratios."""
+    low, high = prior["data"]
+    ratio = np.log(activated_width(arch) / np.asarray(arch.d_model, dtype=float))
+    away = ratio - np.clip(ratio, np.log(low), np.log(high))
+    return Term(0.0, float(prior["std_per_log"]) * away)
+
+
+def moe_term(n: Any, experts: Any, prior: dict[str, Any]) -> Term:
+    """``ln(N_eff / N)``: `moe_gain` times the transfer factor; its spread is that factor's."""
+    low, high = prior["n_range"]
+    gain = moe_gain(prior["parameters"], n, np.minimum(experts, prior["experts"][1]), low, high)
+    return Term(float(prior["transfer"]) * gain, float(prior["transfer_std"]) * gain)
