@@ -1,0 +1,185 @@
+"""Write an `Architecture` as a config.json that transformers loads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from codesign._hf_families import FAMILIES, Family
+from codesign.architecture import Architecture
+from codesign.errors import SpecError
+
+__all__ = ["config_dict"]
+
+
+def config_dict(arch: Architecture, *, max_position_embeddings: int, dtype: str = "bfloat16") -> dict[str, Any]:
+    """The config.json of an architecture: the inverse of `architecture_from_config`.
+
+    `transformers.AutoModelForCausalLM.from_config` builds a model of exactly `arch.params_total` parameters. Token ids
+    are null, because a design has no tokenizer yet; the rotary base is that of the family's published models. Both
+    spellings of the rotary base and the data type are written (transformers 4 and 5). A d_ff that no layer uses reads
+    back as 0.
+
+    Args:
+        arch: any architecture whose small tensors are those of its family.
+        max_position_embeddings: longest context that the model is meant for, in tokens.
+        dtype: "float16", "bfloat16" or "float32".
+
+    Raises:
+        SpecError: the family cannot express the architecture; the message names the field.
+
+    Example:
+        >>> tiny = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=100)
+        >>> config_dict(tiny, max_position_embeddings=2048)["architectures"]
+        ['LlamaForCausalLM']
+    """
+    family = FAMILIES.get(arch.family)
+    if family is None:
+        raise SpecError(f"family '{arch.family}' has no config.json; families: {', '.join(sorted(FAMILIES))}")
+    if dtype not in ("float16", "bfloat16", "float32"):
+        raise SpecError(f"dtype '{dtype}' is not one of float16, bfloat16, float32")
+    positions = max_position_embeddings
+    if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
+        raise SpecError(f"max_position_embeddings must be a whole number of at least 1, not {positions!r}")
+    _check(arch, family)
+    config: dict[str, Any] = {
+        "architectures": [family.model_class],
+        "model_type": arch.family,
+        "vocab_size": arch.vocab_size,
+        "hidden_size": arch.d_model,
+        "num_hidden_layers": arch.n_layers,
+        "num_attention_heads": arch.n_heads,
+        "num_key_value_heads": arch.n_kv_heads,
+        "head_dim": arch.d_head,
+        "intermediate_size": arch.d_ff or arch.n_active_experts * arch.d_ff_expert,
+        family.act_key: family.act,
+        "max_position_embeddings": positions,
+        family.norm_key: 1e-6 if family.norm_key == "rms_norm_eps" else 1e-5,
+        "tie_word_embeddings": arch.tied_embeddings,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+    if family.bias_key:
+        config[family.bias_key] = arch.qkv_bias
+    if family.mlp_bias_key:
+        config[family.mlp_bias_key] = arch.mlp_bias
+    config |= _rope(arch.family, family, positions) | _experts(arch, family) | _windows(arch, family)
+    return config
+
+
+def _check(arch: Architecture, family: Family) -> None:
+    """Refuse what the family's model does not have."""
+    name = arch.family
+
+    def need(good: bool, field: str, allowed: str) -> None:
+        if not good:
+            raise SpecError(f"family '{name}' cannot express {field} {getattr(arch, field)!r}; it has {allowed}")
+
+    for field, value in (
+        ("ffn_gated", family.gated),
+        ("norms_per_layer", family.norms_per_layer),
+        ("norm_bias", family.norm_bias),
+        ("qk_norm", family.qk_norm),
+    ):
+        need(getattr(arch, field) == value, field, repr(value))
+    if not family.bias_key:
+        need(arch.qkv_bias == family.bias_default, "qkv_bias", repr(family.bias_default))
+    need(arch.out_bias == (arch.qkv_bias and family.bias_out), "out_bias",
+         "the value of qkv_bias" if family.bias_out else "False")  # fmt: skip
+    if not family.mlp_bias_key:
+        need(not arch.mlp_bias, "mlp_bias", "False")
+    elif family.mlp_bias_key == family.bias_key:
+        need(arch.mlp_bias == arch.qkv_bias, "mlp_bias", "the value of qkv_bias")
+    if family.experts != "qwen":
+        need(arch.n_dense_layers == 0, "n_dense_layers", "0")
+        need(bool(arch.n_experts) == bool(family.experts), "n_experts", "1 or more" if family.experts else "0")
+    if arch.n_experts:
+        need(arch.n_moe_layers > 0, "n_dense_layers", f"fewer than n_layers {arch.n_layers}")
+    else:
+        need(arch.n_dense_layers == 0, "n_dense_layers", "0 without experts")
+    shared = family.shared and arch.n_experts > 0
+    need(arch.shared_expert_gate == shared, "shared_expert_gate", repr(shared))
+    need(arch.n_shared_experts <= (1 if shared else 0), "n_shared_experts",
+         f"at most 1 (one of width {arch.n_shared_experts * arch.d_ff_shared} is the same)" if shared else "0")  # fmt: skip
+    need(bool(arch.d_ff_shared) == bool(arch.n_shared_experts), "d_ff_shared", "a width where there is a shared expert")
+    if family.window == "none":
+        need(arch.n_window_layers == 0, "n_window_layers", "no sliding windows")
+    elif family.window == "all":
+        need(arch.n_window_layers in (0, arch.n_layers), "n_window_layers", f"0 or all {arch.n_layers} layers")
+    if family.square:
+        need(arch.d_model % arch.n_heads == 0, "n_heads", f"a divisor of d_model {arch.d_model}")
+    need(int(arch.d_head * family.rotary) % 2 == 0, "d_head", f"multiples of {round(2 / family.rotary)} (rotary pairs)")
+
+
+def _rope(name: str, family: Family, positions: int) -> dict[str, Any]:
+    theta = family.rope_theta
+    if name == "gemma3_text":
+        local = {"rope_type": "default", "rope_theta": 10_000.0}
+        both = {"full_attention": {"rope_type": "default", "rope_theta": theta}, "sliding_attention": local}
+        return {"rope_theta": theta, "rope_local_base_freq": 10_000.0, "rope_parameters": both}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+    if name == "phi3":  # its attention reads the lengths that its long-context scaling divides
+        return {"rope_theta": theta, "rope_parameters": rope, "original_max_position_embeddings": positions}
+    if family.rotary != 1:
+        rope["partial_rotary_factor"] = family.rotary
+        return {"rope_theta": theta, "partial_rotary_factor": family.rotary, "rope_parameters": rope}
+    return {"rope_theta": theta, "rope_parameters": rope}
+
+
+def _experts(arch: Architecture, family: Family) -> dict[str, Any]:
+    if not family.experts:
+        return {}
+    if family.experts == "mixtral":
+        return {
+            "num_local_experts": arch.n_experts,
+            "num_experts_per_tok": arch.n_active_experts,
+            "intermediate_size": arch.d_ff_expert,
+        }
+    n_dense, layers = arch.n_dense_layers, arch.n_layers
+    config: dict[str, Any] = {
+        "num_experts": arch.n_experts,
+        "num_experts_per_tok": arch.n_active_experts or 1,
+        "moe_intermediate_size": arch.d_ff_expert or 1,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": list(range(min(n_dense, layers))),  # first, as in DeepSeekMoE (arXiv 2401.06066)
+    }
+    if family.shared:
+        config["shared_expert_intermediate_size"] = arch.d_ff_shared
+    return config
+
+
+def _windows(arch: Architecture, family: Family) -> dict[str, Any]:
+    if family.window == "none":
+        return {}
+    config: dict[str, Any] = {"sliding_window": arch.window_tokens or None}
+    layers, n_window = arch.n_layers, arch.n_window_layers
+    if family.window_switch:
+        config["use_sliding_window"] = n_window > 0
+    if family.window == "all":
+        return config
+    sliding, full = "sliding_attention", "full_attention"
+    if family.window == "tail":
+        config["max_window_layers"] = layers - n_window
+        config["layer_types"] = [full] * (layers - n_window) + [sliding] * n_window
+        return config
+    if family.window_switch:
+        config["max_window_layers"] = layers
+    elif not n_window:  # gemma takes no null here
+        config["sliding_window"] = family.window_default
+    period = next((p for p in range(1, layers + 2) if layers // p == layers - n_window), 0)
+    if period:  # the family's own pattern: each period-th layer is full
+        kinds = [full if (layer + 1) % period == 0 else sliding for layer in range(layers)]
+    else:  # spread the full layers evenly
+        share = [math.floor(layer * (layers - n_window) / layers) for layer in range(layers + 1)]
+        kinds = [full if share[i + 1] > share[i] else sliding for i in range(layers)]
+    if family.window == "pattern" and period:
+        config["sliding_window_pattern"] = period
+    config["layer_types"] = kinds
+    return config
