@@ -172,6 +172,7 @@ LATENTS: dict[Phase, dict[str, Latent]] = {
             Effect("generation", _generation, 0.4), Effect("engine_generation", _engine_generation, 0.3),
             Effect("device", _device, 0.3), Effect("cell", _cell, 0.2), Effect("balance", _engine, 0.3, _log_balance),
         )),
+        "expert_compute": Latent("logistic", 0.5, (Effect("generation", _generation, 0.5),)),
         "attention": Latent("logistic", -0.5, (Effect("engine", _engine, 0.7), Effect("generation", _generation, 0.5))),
         "layer": Latent("exp", math.log(60e-6), (Effect("family", _family, 0.5), Effect("engine", _engine, 0.5))),
         "step": Latent("exp", math.log(2e-3), (

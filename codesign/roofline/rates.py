@@ -21,7 +21,8 @@ class PhaseRates:
     Args:
         bandwidth_efficiency, expert_bandwidth_efficiency: share of the DRAM bandwidth that operators (routed experts)
             reach, in (0, 1].
-        compute_efficiency, attention_efficiency: share of the dense peak that matrix products (attention) reach.
+        compute_efficiency, attention_efficiency, expert_compute_efficiency: share of the dense peak that matrix products
+            (attention, routed experts) reach.
         unpack_Bps: weight bytes per second that the SMs unpack (a second decode roof); inf where there is none.
         layer_s, step_s: launch and host overhead per layer and per pass, in seconds, at least 0.
         interval_log: half-width of the 90 % interval of ln(seconds).
@@ -34,6 +35,7 @@ class PhaseRates:
     expert_bandwidth_efficiency: float = 1.0
     compute_efficiency: float = 1.0
     attention_efficiency: float = 1.0
+    expert_compute_efficiency: float = 1.0
     unpack_Bps: float = math.inf
     layer_s: float = 0.0
     step_s: float = 0.0
@@ -70,19 +72,20 @@ def peak_flop_per_s(device: Device, dtype: str) -> float:
 
 
 def operator_seconds(
-    operator: Operator, *, bandwidth: Any, expert_bandwidth: Any, compute: Any, attention: Any, unpack: Any
+    operator: Operator, *, bandwidth: Any, expert_bandwidth: Any, compute: Any, attention: Any, expert_compute: Any, unpack: Any
 ) -> Any:
     """Roofline time of one occurrence: max(bytes / bandwidth, FLOP / peak, weight bytes / unpack rate), in seconds.
 
     Args:
         operator: its `kind`, `name`, `flop`, `weight_B` and bytes.
-        bandwidth, expert_bandwidth: effective bytes/s; compute, attention: effective FLOP/s; unpack: bytes/s or inf.
+        bandwidth, expert_bandwidth: effective bytes/s; compute, attention, expert_compute: effective FLOP/s; unpack: bytes/s
+            or inf. The expert rates are those of routed experts (operators named experts_*).
     """
-    effective = expert_bandwidth if operator.name.startswith("experts") else bandwidth
-    seconds = operator.bytes_moved * (1.0 / effective)
+    routed = operator.name.startswith("experts")
+    seconds = operator.bytes_moved * (1.0 / (expert_bandwidth if routed else bandwidth))
     if operator.kind in ("gemm", "attention"):
-        rate = attention if operator.kind == "attention" else compute
+        rate = attention if operator.kind == "attention" else (expert_compute if routed else compute)
         seconds = np.maximum(seconds, operator.flop * (1.0 / rate))
-        if np.any(np.isfinite(unpack)):
+        if unpack != np.inf:
             seconds = np.maximum(seconds, operator.weight_B * (1.0 / unpack))
     return seconds

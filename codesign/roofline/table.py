@@ -135,10 +135,12 @@ def _arch(row: Mapping[str, str]) -> Architecture:
     )
 
 
-def _precision(row: Mapping[str, str], engine: str) -> Precision:
+def _precision(row: Mapping[str, str], engine: str, arch: Architecture) -> Precision:
     precision = parse_precision(row.get("weight_precision", "") or "fp16")
     if engine == "mlc-llm" and precision.kind == "w4":
         precision = parse_precision("q4f16")
+        if arch.tied_embeddings:  # MLC unpacks a tied table to 16 bits for the output head
+            precision = replace(precision, lm_head_bits=16.0)
     kv = row.get("kv_precision", "").strip().lower().removeprefix("fp").removeprefix("bf").removeprefix("int")
     if kv.isdigit() and int(kv) in (4, 8, 16, 32):
         precision = replace(precision, kv_bits=int(kv))
@@ -182,7 +184,7 @@ def case_of_row(row: Mapping[str, str], archs: Mapping[str, Architecture | str])
     if "(cpu)" in engine_text.lower() and device.kind != "cpu":
         raise SpecError(f"ran on the CPU of '{device.name}', whose peak and share of bandwidth are not in the catalogue")
     engine = canonical_engine(engine_text)
-    precision = _precision(row, engine)
+    precision = _precision(row, engine, arch)
     size = _number(row, "weight_file_gb") * 1e9
     if size > 0:
         precision = _with_file_size(precision, arch, size)

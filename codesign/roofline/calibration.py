@@ -1,0 +1,168 @@
+"""The fitted effects as a small file, and the rates of any device, engine and precision that follow from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from codesign.devices import Device
+from codesign.errors import SchemaError
+from codesign.operators import Phase
+from codesign.roofline.effects import LATENTS, Cell, link
+from codesign.roofline.engines import default_engine
+from codesign.roofline.rates import PhaseRates, Rates
+from codesign.workload import Precision
+
+__all__ = ["Calibration", "load_calibration"]
+
+SCHEMA = "codesign.calibration"
+VERSION = 1
+_FILE = Path(__file__).with_name("calibration.json")
+LEVELS = (
+    "this device, engine and precision were measured",
+    "this device was measured with this engine at another precision",
+    "this engine was measured on the same generation",
+    "this engine was measured on another generation, or this device with another engine",
+    "neither this engine nor this device was measured",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseFit:
+    """Effects of one phase by "latent:effect=key", rows by cell ("device/engine/kind/generation"), interval half-widths
+    of ln(seconds) by level, and held-out errors by way of leaving out.
+    """
+
+    effects: Mapping[str, float]
+    cells: Mapping[str, int]
+    intervals: tuple[float, ...]
+    held_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def latent(self, name: str, phase: Phase, cell: Cell) -> float:
+        """One rate of a cell: link(mean + sum of the effects that were fitted for its keys)."""
+        latent = LATENTS[phase][name]
+        total = latent.mean
+        for effect in latent.effects:
+            value = self.effects.get(f"{name}:{effect.name}={effect.key(cell)}")
+            if value is not None:
+                total += value * effect.regressor(cell)
+        return link(latent.scale, total)
+
+    def level(self, cell: Cell) -> int:
+        """How far the nearest measurement is: an index into LEVELS."""
+        level = 4
+        for key in self.cells:
+            device, engine, kind, generation = key.split("/")
+            same_engine = engine == cell.engine
+            if device == cell.device and same_engine:
+                level = min(level, 0 if kind == cell.kind else 1)
+            elif same_engine and generation == cell.generation:
+                level = min(level, 2)
+            elif same_engine or device == cell.device or engine == cell.engine_root:
+                level = min(level, 3)
+        return level
+
+    def rates(self, phase: Phase, cell: Cell) -> PhaseRates:
+        """All rates of a cell."""
+        value = {name: self.latent(name, phase, cell) for name in LATENTS[phase]}
+        unpack = value["unpack"] * cell.sm_clock_Hz if cell.unpack_roof and "unpack" in value else math.inf
+        level = self.level(cell)
+        return PhaseRates(
+            bandwidth_efficiency=value["bandwidth"],
+            expert_bandwidth_efficiency=value["expert"] * value["bandwidth"],
+            compute_efficiency=value["compute"],
+            attention_efficiency=value["compute"] * value.get("attention", 1.0),
+            expert_compute_efficiency=value["compute"] * value.get("expert_compute", 1.0),
+            unpack_Bps=unpack,
+            layer_s=value["layer"],
+            step_s=value["step"],
+            interval_log=self.intervals[level],
+            level=level,
+            n_rows=self.cells.get(f"{cell.device}/{cell.engine}/{cell.kind}/{cell.generation}", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Rates for everything: measured where it was, else what engine, generation and device family suggest."""
+
+    prefill: PhaseFit
+    decode: PhaseFit
+    source: str
+
+    def of(self, phase: Phase) -> PhaseFit:
+        """The fit of one phase."""
+        return self.prefill if phase == "prefill" else self.decode
+
+    def rates(self, device: Device, engine: str, precision: Precision, batch_size: int = 1) -> Rates:
+        """Efficiencies, overheads and intervals; never refuses (see `LEVELS`)."""
+        cell = Cell.of(device, engine, precision, batch_size)
+        return Rates(
+            prefill=self.prefill.rates("prefill", cell), decode=self.decode.rates("decode", cell), source=self.source
+        )
+
+    def engine_for(self, device: Device, precision: Precision) -> str:
+        """The engine measured most on this device at this precision, else its family's usual one."""
+        counts: dict[str, int] = {}
+        for fit in (self.prefill, self.decode):
+            for key, n in fit.cells.items():
+                name, engine, kind, _ = key.split("/")
+                if name == device.name and kind == precision.kind:
+                    counts[engine] = counts.get(engine, 0) + n
+        return max(sorted(counts), key=lambda engine: counts[engine]) if counts else default_engine(device)
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content."""
+        phases = {
+            name: {
+                "effects": {key: round(value, 6) for key, value in sorted(fit.effects.items())},
+                "cells": dict(sorted(fit.cells.items())),
+                "intervals": [round(value, 4) for value in fit.intervals],
+                "held_out": fit.held_out,
+            }
+            for name, fit in (("prefill", self.prefill), ("decode", self.decode))
+        }
+        return {"schema": SCHEMA, "version": VERSION, "source": self.source, "phases": phases}
+
+
+def load_calibration(path: Path | None = None) -> Calibration:
+    """Read a calibration file; the bundled one by default.
+
+    Raises:
+        SchemaError: unreadable, corrupt, of another kind, or of a newer version.
+    """
+    return _read(path or _FILE)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path) -> Calibration:
+    hint = "make it again with tools/fit_calibration.py or give another --calibration"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise SchemaError(f"cannot read the calibration {path}: {error}; {hint}") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise SchemaError(f"{path} is not a {SCHEMA} file; {hint}")
+    if data.get("version") != VERSION:
+        raise SchemaError(f"{path} has version {data.get('version')!r}, this codesign reads {VERSION}; update codesign")
+    try:
+        fits = [_phase(data["phases"][name]) for name in ("prefill", "decode")]
+        return Calibration(fits[0], fits[1], str(data["source"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SchemaError(f"the calibration {path} is corrupt ({type(error).__name__}: {error}); {hint}") from error
+
+
+def _phase(data: Mapping[str, Any]) -> PhaseFit:
+    intervals = tuple(float(value) for value in data["intervals"])
+    effects = {str(key): float(value) for key, value in data["effects"].items()}
+    if len(intervals) != len(LEVELS) or not all(math.isfinite(v) for v in (*intervals, *effects.values())):
+        raise ValueError("intervals or effects are not finite numbers of the expected length")
+    cells = {str(key): int(value) for key, value in data["cells"].items()}
+    if any(key.count("/") != 3 for key in cells):
+        raise ValueError("a cell is not device/engine/kind/generation")
+    return PhaseFit(effects, cells, intervals, dict(data.get("held_out", {})))

@@ -1,0 +1,231 @@
+"""The cost model: operators of a pass, each at its roofline, plus overheads; memory; energy.
+
+    t = sum over operators of count * max(bytes / (e_b * bandwidth), FLOP / (e_c * peak), weights / unpack rate)
+        + n_layers * t_layer + t_step                                                          [s]
+
+with efficiencies e <= 1 and overheads >= 0, so a prediction is never below the ideal roofline. One implementation
+serves one model, a flat batch and an open mesh.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from codesign.architecture import ArchitectureLike
+from codesign.devices import Device
+from codesign.operators import Operator, Phase, kv_bytes_per_token, lower, weight_bytes
+from codesign.roofline.energy import PowerModel, power_model
+from codesign.roofline.rates import PhaseRates, Rates, operator_seconds, peak_flop_per_s
+from codesign.workload import Precision, Workload
+
+__all__ = ["CostModel", "Estimate", "OperatorCost", "PhaseCost", "RooflineModel", "memory_bytes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseCost:
+    """Cost of one pass: seconds, FLOP and bytes moved (numbers or arrays)."""
+
+    seconds: Any
+    flop: Any
+    bytes_moved: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorCost:
+    """One operator of a breakdown: time of all its occurrences and what bounds it.
+
+    bound is compute, bandwidth or unpack; for the rows named "layer overhead" and "step overhead", overhead.
+    """
+
+    name: str
+    count: float
+    seconds: float
+    flop: float
+    bytes_moved: float
+    bound: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a model costs; numbers or arrays of one shape.
+
+    prefill_s: time to first token; decode_s: time per output token at the mean context (for a batch: one step, a token
+    for every request); total_s: prefill_s + output_tokens * decode_s; weights_B, kv_B, workspace_B and their sum
+    peak_memory_B; energy_J: per generated token of one request; request_energy_J: of the whole batch of requests;
+    power_W: mean power of the phase that draws more. Energies are nan where no power model is known.
+    """
+
+    prefill_s: Any
+    decode_s: Any
+    total_s: Any
+    weights_B: Any
+    kv_B: Any
+    workspace_B: Any
+    peak_memory_B: Any
+    energy_J: Any
+    request_energy_J: Any
+    power_W: Any
+
+
+class CostModel(Protocol):
+    """Anything that estimates costs of architectures."""
+
+    def estimate(self, arch: ArchitectureLike, workload: Workload, precision: Precision) -> Estimate:
+        """Cost of one architecture or of a batch."""
+        ...
+
+
+def memory_bytes(arch: ArchitectureLike, workload: Workload, precision: Precision) -> tuple[Any, Any, Any]:
+    """Weights, KV cache at the longest context, and activation workspace, in bytes.
+
+    The workspace is the largest set of activations alive at once in prefill: residual stream, the FFN's hidden state
+    (gate and up) or Q, K, V and the attention output, and the last position's logits in fp32.
+    """
+    tokens = workload.batch_size * max(workload.prompt_tokens, 1)
+    act = precision.activation_bits / 8
+    kv_token = kv_bytes_per_token(arch, precision) * workload.batch_size
+    context = workload.max_context_tokens
+    kv = kv_token * arch.n_layers * context
+    if np.any(arch.n_window_layers):
+        saved = np.maximum(context - arch.window_tokens, 0) * arch.n_window_layers
+        kv = kv - kv_token * saved
+    hidden: Any = arch.d_ff * (arch.ffn_matrices - 1)
+    if np.any(arch.n_experts):
+        routed = (arch.n_active_experts * arch.d_ff_expert + arch.n_shared_experts * arch.d_ff_shared) * (
+            arch.ffn_matrices - 1
+        )
+        hidden = np.maximum(hidden, routed)
+    projections = 2 * arch.d_query + 2 * arch.d_kv
+    workspace = (2 * arch.d_model + np.maximum(hidden, projections)) * (tokens * act)
+    return weight_bytes(arch, precision), kv, workspace + arch.vocab_size * (4 * workload.batch_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RooflineModel:
+    """The calibrated roofline of one device and engine at one precision.
+
+    Args:
+        device: at its power mode.
+        rates: efficiencies and overheads (`Calibration.rates`); the default is the ideal roofline.
+        power: energy constants, or None.
+
+    Example:
+        >>> from codesign.architecture import Architecture
+        >>> from codesign.devices import load_device
+        >>> from codesign.workload import PRECISIONS
+        >>> model = RooflineModel(device=load_device("orin"))
+        >>> tiny = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=100)
+        >>> bool(model.estimate(tiny, Workload(), PRECISIONS["fp16"]).decode_s > 0)
+        True
+    """
+
+    device: Device
+    rates: Rates = Rates()
+    power: PowerModel | None = None
+
+    @classmethod
+    def of(cls, device: Device, rates: Rates) -> RooflineModel:
+        """With the power model that the device has."""
+        return cls(device=device, rates=rates, power=power_model(device))
+
+    def _seconds(self, operator: Operator, rates: PhaseRates) -> Any:
+        bandwidth = self.device.bandwidth_Bps
+        peak = peak_flop_per_s(self.device, operator.dtype)
+        return operator_seconds(
+            operator,
+            bandwidth=bandwidth * rates.bandwidth_efficiency,
+            expert_bandwidth=bandwidth * rates.expert_bandwidth_efficiency,
+            compute=peak * rates.compute_efficiency,
+            attention=peak * rates.attention_efficiency,
+            expert_compute=peak * rates.expert_compute_efficiency,
+            unpack=rates.unpack_Bps,
+        )
+
+    def phase(self, arch: ArchitectureLike, workload: Workload, precision: Precision, phase: Phase) -> PhaseCost:
+        """Seconds, FLOP and bytes of one pass.
+
+        Operators with the same count are summed before they are multiplied by it, so that on an open mesh everything
+        but the last product has the shape of one layer.
+        """
+        rates = self.rates.of(phase)
+        groups: dict[int, tuple[Any, list[Any]]] = {}
+        for op in lower(arch, workload, precision, phase):
+            cost = (self._seconds(op, rates), op.flop, op.bytes_moved)
+            _, sums = groups.setdefault(id(op.count), (op.count, [0.0, 0.0, 0.0]))
+            for i in range(3):
+                sums[i] = sums[i] + cost[i]
+        seconds: Any = arch.n_layers * rates.layer_s + rates.step_s
+        flop: Any = 0.0
+        moved: Any = 0.0
+        for count, sums in groups.values():
+            seconds, flop, moved = seconds + count * sums[0], flop + count * sums[1], moved + count * sums[2]
+        return PhaseCost(seconds=seconds, flop=flop, bytes_moved=moved)
+
+    def estimate(self, arch: ArchitectureLike, workload: Workload, precision: Precision) -> Estimate:
+        """Prefill, decode, memory and energy of one architecture or a batch (see `Estimate`)."""
+        prefill = self.phase(arch, workload, precision, "prefill") if workload.prompt_tokens else _NOTHING
+        decode = self.phase(arch, workload, precision, "decode")
+        weights, kv, workspace = memory_bytes(arch, workload, precision)
+        energy: Any = np.nan
+        request: Any = np.nan
+        watts: Any = np.nan
+        if self.power is not None:
+            step = self.power.energy_J(decode.seconds, decode.flop, decode.bytes_moved)
+            first = self.power.energy_J(prefill.seconds, prefill.flop, prefill.bytes_moved)
+            energy = step * (1.0 / workload.batch_size)
+            request = first + step * workload.output_tokens
+            watts = step / decode.seconds
+            if workload.prompt_tokens:
+                watts = np.maximum(watts, first / prefill.seconds)
+        return Estimate(
+            prefill_s=prefill.seconds,
+            decode_s=decode.seconds,
+            total_s=prefill.seconds + decode.seconds * workload.output_tokens,
+            weights_B=weights,
+            kv_B=kv,
+            workspace_B=workspace,
+            peak_memory_B=weights + kv + workspace,
+            energy_J=energy,
+            request_energy_J=request,
+            power_W=watts,
+        )
+
+    def breakdown(
+        self, arch: ArchitectureLike, workload: Workload, precision: Precision, phase: Phase
+    ) -> list[OperatorCost]:
+        """Each operator of one model with its time and bound; the times sum to the pass's seconds."""
+        rates = self.rates.of(phase)
+        rows = []
+        for op in lower(arch, workload, precision, phase):
+            seconds = float(self._seconds(op, rates))
+            rows.append(
+                OperatorCost(
+                    name=op.name,
+                    count=float(op.count),
+                    seconds=seconds * float(op.count),
+                    flop=float(op.flop) * float(op.count),
+                    bytes_moved=float(op.bytes_moved) * float(op.count),
+                    bound=self._bound(op, rates, seconds),
+                )
+            )
+        for name, count, each in (("layer overhead", arch.n_layers, rates.layer_s), ("step overhead", 1, rates.step_s)):
+            seconds = float(count * each)
+            rows.append(
+                OperatorCost(
+                    name=name, count=float(count), seconds=seconds, flop=0.0, bytes_moved=0.0, bound="overhead"
+                )
+            )
+        return rows
+
+    def _bound(self, op: Operator, rates: PhaseRates, seconds: float) -> str:
+        if float(op.weight_B) / rates.unpack_Bps >= seconds * (1 - 1e-9) and op.kind == "gemm" and seconds > 0:
+            return "unpack"
+        share = rates.expert_bandwidth_efficiency if op.name.startswith("experts") else rates.bandwidth_efficiency
+        moving = float(op.bytes_moved) / (self.device.bandwidth_Bps * share)
+        return "bandwidth" if moving >= seconds * (1 - 1e-9) else "compute"
+
+
+_NOTHING = PhaseCost(seconds=0.0, flop=0.0, bytes_moved=0.0)
