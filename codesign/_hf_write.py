@@ -17,8 +17,9 @@ def config_dict(arch: Architecture, *, max_position_embeddings: int, dtype: str 
 
     `transformers.AutoModelForCausalLM.from_config` builds a model of exactly `arch.params_total` parameters. Token ids
     are null, because a design has no tokenizer yet; the rotary base is that of the family's published models. Both
-    spellings of the rotary base and the data type are written (transformers 4 and 5). A d_ff that no layer uses reads
-    back as 0.
+    spellings of the rotary base and the data type are written (transformers 4 and 5). Shared experts are written as one
+    of their summed width, which computes the same. Reading back gives an equal `Architecture` where shared experts are
+    one already and fields that no layer uses are 0.
 
     Args:
         arch: any architecture whose small tensors are those of its family.
@@ -96,18 +97,14 @@ def _check(arch: Architecture, family: Family) -> None:
         need(not arch.mlp_bias, "mlp_bias", "False")
     elif family.mlp_bias_key == family.bias_key:
         need(arch.mlp_bias == arch.qkv_bias, "mlp_bias", "the value of qkv_bias")
-    if family.experts != "qwen":
+    if family.experts == "mixtral":
+        need(arch.n_experts > 0, "n_experts", "1 or more")
         need(arch.n_dense_layers == 0, "n_dense_layers", "0")
-        need(bool(arch.n_experts) == bool(family.experts), "n_experts", "1 or more" if family.experts else "0")
+    elif not family.experts:
+        need(arch.n_experts == 0, "n_experts", "0")
     if arch.n_experts:
-        need(arch.n_moe_layers > 0, "n_dense_layers", f"fewer than n_layers {arch.n_layers}")
-    else:
-        need(arch.n_dense_layers == 0, "n_dense_layers", "0 without experts")
-    shared = family.shared and arch.n_experts > 0
-    need(arch.shared_expert_gate == shared, "shared_expert_gate", repr(shared))
-    need(arch.n_shared_experts <= (1 if shared else 0), "n_shared_experts",
-         f"at most 1 (one of width {arch.n_shared_experts * arch.d_ff_shared} is the same)" if shared else "0")  # fmt: skip
-    need(bool(arch.d_ff_shared) == bool(arch.n_shared_experts), "d_ff_shared", "a width where there is a shared expert")
+        need(arch.n_shared_experts == 0 or family.shared, "n_shared_experts", "0")
+        need(arch.shared_expert_gate == family.shared, "shared_expert_gate", repr(family.shared))
     if family.window == "none":
         need(arch.n_window_layers == 0, "n_window_layers", "no sliding windows")
     elif family.window == "all":
@@ -141,17 +138,17 @@ def _experts(arch: Architecture, family: Family) -> dict[str, Any]:
             "num_experts_per_tok": arch.n_active_experts,
             "intermediate_size": arch.d_ff_expert,
         }
-    n_dense, layers = arch.n_dense_layers, arch.n_layers
+    n_dense = arch.n_dense_layers if arch.n_experts else 0
     config: dict[str, Any] = {
         "num_experts": arch.n_experts,
         "num_experts_per_tok": arch.n_active_experts or 1,
         "moe_intermediate_size": arch.d_ff_expert or 1,
         "norm_topk_prob": True,
         "decoder_sparse_step": 1,
-        "mlp_only_layers": list(range(min(n_dense, layers))),  # first, as in DeepSeekMoE (arXiv 2401.06066)
+        "mlp_only_layers": list(range(n_dense)),  # first, as in DeepSeekMoE (arXiv 2401.06066)
     }
     if family.shared:
-        config["shared_expert_intermediate_size"] = arch.d_ff_shared
+        config["shared_expert_intermediate_size"] = arch.n_shared_experts * arch.d_ff_shared
     return config
 
 

@@ -54,6 +54,8 @@ class ArchitectureLike(Protocol):
     @property
     def n_dense_layers(self) -> Any: ...
     @property
+    def shared_expert_gate(self) -> Any: ...
+    @property
     def window_tokens(self) -> Any: ...
     @property
     def n_window_layers(self) -> Any: ...
@@ -229,7 +231,7 @@ class Architecture(_Shape):
     Example:
         >>> tiny = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=100)
         >>> tiny.params_total
-        80320
+        80448
     """
 
     n_layers: int
@@ -259,10 +261,20 @@ class Architecture(_Shape):
     family: str = "llama"
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "vocab_size"):
-            _check_int(name, getattr(self, name), 1)
-        for name in _COUNTS:
-            _check_int(name, getattr(self, name), 0)
+        for names, low in ((_SIZES, 1), (_COUNTS, 0)):
+            for name in names:
+                value = getattr(self, name)
+                _check_int(name, value, low)
+                if type(value) is not int:  # numpy integers overflow in products and are no JSON
+                    object.__setattr__(self, name, int(value))
+        for name in _FLAGS:
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_)):
+                raise SpecError(f"{name} must be true or false, not {value!r}")
+            if type(value) is not bool:
+                object.__setattr__(self, name, bool(value))
+        if not isinstance(self.family, str):
+            raise SpecError(f"family must be a name, not {self.family!r}")
         if self.n_heads % self.n_kv_heads:
             raise SpecError(
                 f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
@@ -312,6 +324,7 @@ class Architecture(_Shape):
         return replace(self, **changes)
 
 
+_SIZES = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "vocab_size")
 _COUNTS = (
     "d_ff",
     "n_experts",
@@ -324,6 +337,7 @@ _COUNTS = (
     "n_window_layers",
     "norms_per_layer",
 )
+_FLAGS = ("tied_embeddings", "ffn_gated", "norm_bias", "qkv_bias", "out_bias", "mlp_bias", "shared_expert_gate")
 
 
 def _check_int(name: str, value: object, low: int) -> None:
@@ -404,6 +418,3 @@ class ArchitectureBatch(_Shape):
                 value = bool(value) if field.name in _FLAGS else int(value)
             values[field.name] = value
         return Architecture(**values)
-
-
-_FLAGS = {"tied_embeddings", "ffn_gated", "norm_bias", "qkv_bias", "out_bias", "mlp_bias", "shared_expert_gate"}
