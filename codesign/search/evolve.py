@@ -1,0 +1,257 @@
+"""Heuristic search for spaces too large to enumerate: NSGA-II or NSGA-III (pymoo), then local search.
+
+The first population is the exact frontier of a coarser grid. Each generation draws from a random stream of its own
+(seed, generation), so that the state between generations is the population alone and a killed search resumes with the
+identical result. This is the only file that imports pymoo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import SchemaError
+from codesign.search.enumerate import Progress, SearchResult, enumerate_space, fingerprint
+from codesign.search.front import Front
+from codesign.search.problem import Problem
+from codesign.search.space import AXES
+
+__all__ = ["Evolution", "evolve_space"]
+
+Index = NDArray[np.int64]
+Array = NDArray[np.float64]
+
+COARSE_POINTS = 200_000
+_WORST = 1e30  # objective of an infeasible point: dominated by everything
+
+
+class Evolution:
+    """Ask/tell: `ask()` gives axis indices (n, 8) to evaluate, `tell()` takes their objectives.
+
+    Args:
+        lengths: number of values of each axis.
+        n_objectives: columns that `tell` gets.
+        seed: of everything random. population: size. start: indices (m, 8) of the first population (warm start).
+
+    Example:
+        >>> evolution = Evolution((4, 4), n_objectives=2, seed=1, population=8)
+        >>> for _ in range(5):
+        ...     asked = evolution.ask()
+        ...     evolution.tell(asked, np.stack([asked[:, 0], 3 - asked[:, 0] + asked[:, 1]], axis=1).astype(float))
+        >>> sorted(evolution.front_points()[:, 0].tolist())
+        [0.0, 1.0, 2.0, 3.0]
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], *, n_objectives: int, seed: int, population: int = 200, start: Index | None = None
+    ) -> None:
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.n_objectives, self.seed, self.population, self.generation = n_objectives, seed, population, 0
+        self.x: Index = np.empty((0, len(self.lengths)), np.int64)
+        self.f: Array = np.empty((0, n_objectives))
+        self.start = start if start is not None else np.empty((0, len(self.lengths)), np.int64)
+
+    def ask(self) -> Index:
+        """Axis indices to evaluate next; the first call gives the start and random points beside it."""
+        rng = np.random.default_rng([self.seed, self.generation])
+        if not len(self.x):
+            fresh = rng.integers(0, self.lengths, size=(max(self.population - len(self.start), 0), len(self.lengths)))
+            return np.concatenate([self.start, fresh]).astype(np.int64)
+        algorithm = self._algorithm(rng)
+        asked = np.asarray(algorithm.ask().get("X")).astype(np.int64)
+        neighbours = self._neighbours(rng)
+        return np.unique(np.concatenate([asked, neighbours]), axis=0)
+
+    def tell(self, x: Index, f: Array) -> None:
+        """Take the objectives (n, k) of asked points; infeasible ones as inf. Keeps the best `population` of all."""
+        x = np.concatenate([self.x, x])
+        f = np.concatenate([self.f, np.where(np.isfinite(f), f, _WORST)])
+        _, first = np.unique(x, axis=0, return_index=True)
+        first.sort()
+        x, f = x[first], f[first]
+        keep = self._survive(f, np.random.default_rng([self.seed, self.generation, 1]))
+        self.x, self.f = x[keep], f[keep]
+        self.generation += 1
+
+    def front_points(self) -> Array:
+        """Objectives of the population's non-dominated points."""
+        front = Front(self.n_objectives)
+        feasible = np.flatnonzero((self.f < _WORST).all(axis=1))
+        front.add(self.f[feasible], feasible)
+        return front.points
+
+    def _pymoo(self) -> Any:
+        from pymoo.core.problem import Problem as PymooProblem
+
+        return PymooProblem(n_var=len(self.lengths), n_obj=self.n_objectives, xl=0, xu=self.lengths - 1, vtype=int)
+
+    def _algorithm(self, rng: np.random.Generator) -> Any:
+        from pymoo.algorithms.moo.nsga2 import NSGA2
+        from pymoo.algorithms.moo.nsga3 import NSGA3
+        from pymoo.core.evaluator import Evaluator
+        from pymoo.core.population import Population
+        from pymoo.operators.crossover.sbx import SBX
+        from pymoo.operators.mutation.pm import PM
+        from pymoo.operators.repair.rounding import RoundingRepair
+        from pymoo.problems.static import StaticProblem
+        from pymoo.util.ref_dirs import get_reference_directions
+
+        operators = {
+            "crossover": SBX(prob=0.9, eta=10, vtype=float, repair=RoundingRepair()),
+            "mutation": PM(prob=0.9, eta=10, vtype=float, repair=RoundingRepair()),
+            "eliminate_duplicates": True,
+        }
+        problem = self._pymoo()
+        start = Population.new("X", self.x)
+        if self.n_objectives > 2:
+            directions = get_reference_directions("energy", self.n_objectives, min(self.population, 100), seed=self.seed)
+            algorithm: Any = NSGA3(directions, pop_size=len(self.x), sampling=start, **operators)
+        else:
+            algorithm = NSGA2(pop_size=len(self.x), sampling=start, **operators)
+        algorithm.setup(problem, seed=int(rng.integers(2**31)), verbose=False)
+        first = algorithm.ask()
+        known = {tuple(row): objectives for row, objectives in zip(self.x.tolist(), self.f, strict=True)}
+        objectives = np.array([known[tuple(int(v) for v in row)] for row in first.get("X")])
+        Evaluator().eval(StaticProblem(problem, F=objectives), first)
+        algorithm.tell(infills=first)
+        return algorithm
+
+    def _neighbours(self, rng: np.random.Generator) -> Index:
+        """Local search: each non-dominated point with one axis moved by one or two values."""
+        front = Front(self.n_objectives)
+        feasible = np.flatnonzero((self.f < _WORST).all(axis=1))
+        front.add(self.f[feasible], feasible)
+        if not len(front):
+            return np.empty((0, len(self.lengths)), np.int64)
+        base = self.x[rng.choice(front.index, size=self.population // 2)]
+        axis = rng.integers(0, len(self.lengths), size=len(base))
+        base[np.arange(len(base)), axis] += rng.choice([-2, -1, 1, 2], size=len(base))
+        return np.clip(base, 0, self.lengths - 1)
+
+    def _survive(self, f: Array, rng: np.random.Generator) -> Index:
+        """NSGA-II's survival: fronts in order, the last by crowding distance."""
+        from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+        from pymoo.core.population import Population
+
+        size = min(self.population, len(f))
+        population = Population.new("F", f, "position", np.arange(len(f)))
+        population.set("G", np.zeros((len(f), 0)))
+        kept = RankAndCrowding().do(self._pymoo(), population, n_survive=size, random_state=rng)
+        positions: Index = np.sort(np.asarray(kept.get("position"), dtype=np.int64))
+        return positions
+
+
+def evolve_space(
+    problem: Problem,
+    *,
+    seed: int = 1,
+    evaluations: int = 20_000,
+    population: int = 200,
+    state: Path | None = None,
+    on_progress: Callable[[Progress], Any] | None = None,
+) -> SearchResult:
+    """Search a space that is too large to enumerate.
+
+    Args:
+        problem: what to search. seed: of everything random. evaluations: points to evaluate after the coarse grid.
+        population: kept between generations. state: file for resuming with the identical result.
+        on_progress: called after each generation.
+
+    Returns:
+        The best frontier found, with the certificate ``heuristic: n evaluations, seed s``.
+
+    Raises:
+        SchemaError: the state file is corrupt.
+    """
+    coarse = problem.space.coarser(COARSE_POINTS)
+    front = Front(len(problem.objectives))
+    evolution = Evolution(problem.space.lengths, n_objectives=len(problem.objectives), seed=seed, population=population)
+    identity = fingerprint(problem, f"evolve {seed} {evaluations} {population}") if state else ""
+    done = feasible = 0
+    if state is not None and state.exists():
+        done, feasible = _load(state, identity, evolution, front)
+    if not evolution.generation:
+        exact = enumerate_space(_on(problem, coarse), workers=1)
+        evolution.start = _from_coarse(problem, coarse, exact.front.index)[: 2 * population]
+    while done < evaluations:
+        asked = evolution.ask()[: max(evaluations - done, 1)]
+        objectives, ok = evaluate_points(problem, asked)
+        evolution.tell(asked, objectives)
+        linear = np.array([problem.space.linear(row) for row in asked[ok].tolist()], dtype=np.int64)
+        front.add(objectives[ok], linear)
+        done += len(asked)
+        feasible += int(ok.sum())
+        if state is not None:
+            _save(state, identity, evolution, front, done, feasible)
+        if on_progress is not None:
+            on_progress(Progress(done=done, total=evaluations, front=len(front)))
+    if state is not None and state.exists():
+        state.unlink()
+    certificate = (
+        f"heuristic: {done:,} evaluations of {problem.space.size:,} points, seed {seed}, started from the exact frontier of "
+        f"a coarser grid of {coarse.size:,}; {len(front):,} on the frontier"
+    )
+    return SearchResult(front=front, n_evaluated=done, n_feasible=feasible, exact=False, certificate=certificate)
+
+
+def _on(problem: Problem, space: Any) -> Problem:
+    from dataclasses import replace
+
+    return replace(problem, space=space)
+
+
+def _from_coarse(problem: Problem, coarse: Any, index: Index) -> Index:
+    """Axis indices in the full space of points of the coarser one."""
+    rows = []
+    for linear in index.tolist():
+        values = [coarse.axes[axis][i] for axis, i in zip(AXES, coarse.indices(linear), strict=True)]
+        rows.append([problem.space.axes[axis].index(value) for axis, value in zip(AXES, values, strict=True)])
+    return np.asarray(rows, dtype=np.int64).reshape(len(rows), len(AXES))
+
+
+def evaluate_points(problem: Problem, indices: Index) -> tuple[Array, NDArray[np.bool_]]:
+    """Objectives (n, k) of arbitrary points, inf where infeasible, and which are feasible."""
+    objectives = np.full((len(indices), len(problem.objectives)), np.inf)
+    for precision, rows, arch, valid in problem.space.flat(indices):
+        found = problem.evaluate(precision, arch, valid, (len(rows),), rows)
+        objectives[found.index] = found.objectives
+    return objectives, np.isfinite(objectives).all(axis=1)
+
+
+def _hex(values: Array) -> list[list[str]]:
+    return [[float(v).hex() for v in row] for row in values]
+
+
+def _unhex(rows: list[list[str]], width: int) -> Array:
+    return np.array([[float.fromhex(v) for v in row] for row in rows], dtype=float).reshape(len(rows), width)
+
+
+def _save(path: Path, identity: str, evolution: Evolution, front: Front, done: int, feasible: int) -> None:
+    data = {
+        "schema": "codesign.search-state", "version": 1, "identity": identity, "done": done, "feasible": feasible,
+        "generation": evolution.generation, "x": evolution.x.tolist(), "f": _hex(evolution.f),
+        "index": front.index.tolist(), "points": _hex(front.points),
+    }  # fmt: skip
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(data), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _load(path: Path, identity: str, evolution: Evolution, front: Front) -> tuple[int, int]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["identity"] != identity:
+            return 0, 0
+        k = evolution.n_objectives
+        evolution.generation = data["generation"]
+        evolution.x, evolution.f = np.array(data["x"], dtype=np.int64), _unhex(data["f"], k)
+        front.index, front.points = np.array(data["index"], dtype=np.int64), _unhex(data["points"], k)
+        return int(data["done"]), int(data["feasible"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SchemaError(f"the search state {path} is corrupt ({error}); delete it to start again") from error

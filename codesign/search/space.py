@@ -1,0 +1,327 @@
+"""The design space: axes of values, their product, and the architectures at its points."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.architecture import Architecture, ArchitectureBatch
+from codesign.errors import SpecError
+from codesign.workload import parse_precision
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["AXES", "Block", "DesignSpace", "default_space", "load_space", "paper_space"]
+
+Index = NDArray[np.int64]
+
+#: Axes of every space, outermost first; the last three span the mesh of a block.
+AXES = ("precision", "vocab_size", "experts", "d_head", "n_kv_heads", "n_layers", "d_model", "ffn_ratio")
+_MESH = AXES[-3:]
+MAX_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One slab of the space: a precision, an open mesh of architectures, their validity and their index.
+
+    `arch` has the broadcast shape `shape`; `valid` is a mask of that shape; `start` the linear index of the first point,
+    points of the block following one another.
+    """
+
+    precision: str
+    arch: ArchitectureBatch
+    shape: tuple[int, ...]
+    valid: NDArray[np.bool_]
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesignSpace:
+    """The product of axes.
+
+    Args:
+        axes: values by axis name (`AXES`). ffn_ratio is the *activated* FFN width over d_model: for K of E experts each is
+            ffn_ratio * d_model / K wide. experts holds pairs (E, K), (0, 0) for a dense FFN. n_kv_heads 0 means as many as
+            query heads.
+        ff_multiple: FFN widths are rounded to this multiple (the hardware's granularity).
+        tied_embeddings, ffn_gated: of every design. family: config.json family of (dense, mixture) designs.
+        name: shown in reports.
+
+    Raises:
+        SpecError: an unknown or empty axis, a value out of range, or duplicate values.
+    """
+
+    axes: Mapping[str, tuple[Any, ...]] = field(hash=False)
+    ff_multiple: int = 64
+    tied_embeddings: bool = True
+    ffn_gated: bool = True
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        for axis in AXES:
+            values = self.axes.get(axis, ())
+            if not values:
+                raise SpecError(f"the design space has no values for '{axis}'; axes: {', '.join(AXES)}")
+            if len(set(values)) != len(values):
+                raise SpecError(f"axis '{axis}' of the design space holds a value twice")
+        for axis, low in (("vocab_size", 1), ("d_head", 1), ("n_kv_heads", 0), ("n_layers", 1), ("d_model", 1)):
+            for value in self.axes[axis]:
+                if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                    raise SpecError(f"axis '{axis}': {value!r} is not a whole number of at least {low}")
+        for ratio in self.axes["ffn_ratio"]:
+            if not (isinstance(ratio, (int, float)) and math.isfinite(ratio) and ratio > 0):
+                raise SpecError(f"axis 'ffn_ratio': {ratio!r} is not a number above zero")
+        for experts, active in self.axes["experts"]:
+            if not (experts == active == 0 or 1 <= active <= experts):
+                raise SpecError(f"axis 'experts': {experts}x{active} is not E experts with 1 to E active")
+
+    @property
+    def size(self) -> int:
+        """Points of the product, valid or not."""
+        return math.prod(len(self.axes[axis]) for axis in AXES)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Number of values of each axis, in the order of `AXES`."""
+        return tuple(len(self.axes[axis]) for axis in AXES)
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of slabs that `blocks` yields."""
+        outer = math.prod(len(self.axes[axis]) for axis in AXES[:-3])
+        return outer * -(-len(self.axes["n_layers"]) // self._layers_per_block)
+
+    @property
+    def _layers_per_block(self) -> int:
+        return max(1, MAX_BLOCK // (len(self.axes["d_model"]) * len(self.axes["ffn_ratio"])))
+
+    def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[Block]:
+        """Blocks first to stop - 1 in order; each has at most about MAX_BLOCK points and every outer axis fixed."""
+        layers, widths, ratios = (self.axes[axis] for axis in _MESH)
+        per_layer = len(widths) * len(ratios)
+        step = self._layers_per_block
+        parts = -(-len(layers) // step)
+        outer = self.lengths[:-3]
+        for number in range(first, min(stop if stop is not None else self.n_blocks, self.n_blocks)):
+            index = np.unravel_index(number // parts, outer)
+            fixed = {axis: self.axes[axis][int(i)] for axis, i in zip(AXES[:-3], index, strict=True)}
+            low = number % parts * step
+            part = layers[low : low + step]
+            mesh = np.ix_(*(np.asarray(values, dtype=np.float64) for values in (part, widths, ratios)))
+            arch, valid = self._build(fixed, *mesh)
+            shape = (len(part), len(widths), len(ratios))
+            start = (number // parts * len(layers) + low) * per_layer
+            yield Block(
+                precision=fixed["precision"], arch=arch, shape=shape, valid=np.broadcast_to(valid, shape), start=start
+            )
+
+    def _build(self, fixed: Mapping[str, Any], l: Any, d: Any, r: Any) -> tuple[ArchitectureBatch, Any]:
+        """Architectures at given values (scalars or arrays) and which of them are possible."""
+        experts, active = fixed["experts"]
+        d_head = fixed["d_head"]
+        heads = d / d_head
+        given = fixed["n_kv_heads"]
+        kv = np.where(np.asarray(given) == 0, heads, given)
+        whole = heads == np.floor(heads)
+        valid = whole & (kv <= heads) & (np.mod(heads, kv) == 0)
+        width = np.maximum(np.round(r * d / (max(active, 1) * self.ff_multiple)), 1.0) * self.ff_multiple
+        mixture = experts > 0
+        arch = ArchitectureBatch(
+            n_layers=l,
+            d_model=d,
+            n_heads=heads,
+            n_kv_heads=kv,
+            d_head=d_head,
+            d_ff=0 if mixture else width,
+            vocab_size=fixed["vocab_size"],
+            tied_embeddings=self.tied_embeddings,
+            ffn_gated=self.ffn_gated,
+            n_experts=experts,
+            n_active_experts=active,
+            d_ff_expert=width if mixture else 0,
+            qk_norm="head" if self.ffn_gated else "none",
+            norm_bias=not self.ffn_gated,
+            family=("qwen3_moe" if mixture else "qwen3") if self.ffn_gated else "nemotron",
+        )
+        return arch, valid
+
+    def indices(self, linear: int) -> tuple[int, ...]:
+        """Axis indices of a linear index."""
+        return tuple(int(i) for i in np.unravel_index(linear, self.lengths))
+
+    def linear(self, indices: Sequence[int]) -> int:
+        """Linear index of axis indices."""
+        return int(np.ravel_multi_index(tuple(indices), self.lengths))
+
+    def point(self, linear: int) -> tuple[str, Architecture]:
+        """The precision's name and the architecture at a linear index.
+
+        Raises:
+            SpecError: the point is not a possible architecture (heads that the width or the KV heads do not divide).
+        """
+        values = {axis: self.axes[axis][i] for axis, i in zip(AXES, self.indices(linear), strict=True)}
+        arch, valid = self._build(values, float(values["n_layers"]), float(values["d_model"]), float(values["ffn_ratio"]))
+        if not bool(np.all(valid)):
+            raise SpecError(f"point {linear} of the design space is not a possible architecture")
+        return str(values["precision"]), arch.pick(())
+
+    def flat(self, indices: Index) -> Iterator[tuple[str, NDArray[np.int64], ArchitectureBatch, Any]]:
+        """Batches of arbitrary points, grouped by the values that a batch must share (precision and experts).
+
+        Args:
+            indices: (n, 8) axis indices.
+
+        Yields:
+            Precision, positions in `indices` (m,), architectures of shape (m,), validity (m,).
+        """
+        keys = indices[:, [AXES.index("precision"), AXES.index("experts")]]
+        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+        for k, (p, e) in enumerate(unique):
+            rows = np.flatnonzero(inverse.reshape(-1) == k)
+            chosen = indices[rows]
+            values: dict[str, Any] = {}
+            for axis in ("vocab_size", "d_head", "n_kv_heads", "n_layers", "d_model", "ffn_ratio"):
+                column = np.asarray(self.axes[axis], dtype=np.float64)
+                values[axis] = column[chosen[:, AXES.index(axis)]]
+            values["experts"] = self.axes["experts"][int(e)]
+            arch, valid = self._build(values, values["n_layers"], values["d_model"], values["ffn_ratio"])
+            yield self.axes["precision"][int(p)], rows, arch, valid
+
+    def coarser(self, limit: float) -> DesignSpace:
+        """A subset whose size is at most `limit`: every second value of the longest axis is dropped in turn."""
+        axes = {axis: tuple(values) for axis, values in self.axes.items()}
+        while math.prod(len(values) for values in axes.values()) > limit:
+            longest = max(AXES, key=lambda axis: len(axes[axis]))
+            if len(axes[longest]) < 3:
+                break
+            axes[longest] = axes[longest][::2]
+        return DesignSpace(axes=axes, ff_multiple=self.ff_multiple, tied_embeddings=self.tied_embeddings,
+                           ffn_gated=self.ffn_gated, name=f"{self.name} (coarse)")  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Axes and options as JSON values (experts as "ExK" strings)."""
+        axes: dict[str, Any] = {axis: list(self.axes[axis]) for axis in AXES}
+        axes["experts"] = [_experts_name(pair) for pair in self.axes["experts"]]
+        return {"name": self.name, "axes": axes, "ff_multiple": self.ff_multiple, "tied_embeddings": self.tied_embeddings,
+                "ffn_gated": self.ffn_gated}  # fmt: skip
+
+
+def _experts_name(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}x{pair[1]}" if pair[0] else "dense"
+
+
+def default_space(precisions: Sequence[str] = ("fp16",), vocab_size: int = 50304) -> DesignSpace:
+    """Depth 4 to 64, width 256 to 3072 by 128, activated FFN ratio 2.75 to 8, KV heads 1 to 16, dense or experts.
+
+    Widths, depths and FFN ratios span what the default loss law was fitted on; FFN widths are multiples of 64.
+    """
+    return DesignSpace(
+        axes={
+            "precision": tuple(precisions),
+            "vocab_size": (vocab_size,),
+            "experts": ((0, 0), (8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (64, 1), (64, 2)),
+            "d_head": (128,),
+            "n_kv_heads": (1, 2, 4, 8, 16),
+            "n_layers": tuple(range(4, 65)),
+            "d_model": tuple(range(256, 3073, 128)),
+            "ffn_ratio": tuple(2.75 + 0.25 * i for i in range(22)),
+        },
+        name="default",
+    )
+
+
+def paper_space(precisions: Sequence[str] = ("fp16", "int8"), vocab_size: int = 151936) -> DesignSpace:
+    """The space of arXiv 2602.10377: 8 depths, 9 widths, 5 expert settings, 5 KV settings.
+
+    Its list of FFN ratios is not published; powers of two from 0.5 to 8 are assumed here.
+    """
+    return DesignSpace(
+        axes={
+            "precision": tuple(precisions),
+            "vocab_size": (vocab_size,),
+            "experts": ((0, 0), (8, 1), (8, 2), (16, 1), (16, 2)),
+            "d_head": (64,),
+            "n_kv_heads": (1, 2, 4, 8, 0),
+            "n_layers": tuple(range(4, 33, 4)),
+            "d_model": (768, 1024, 1280, 1536, 1792, 2048, 2304, 2560, 3072),
+            "ffn_ratio": (0.5, 1.0, 2.0, 4.0, 8.0),
+        },
+        name="paper",
+    )
+
+
+def _axis(name: str, value: Any, where: str) -> tuple[Any, ...]:
+    """A list of values, or {from, to, step}."""
+    if isinstance(value, Mapping):
+        if set(value) - {"from", "to", "step"} or not {"from", "to"} <= set(value):
+            raise SpecError(f"{where}: axis '{name}' takes a list, or {{from = .., to = .., step = ..}}")
+        low, high, step = value["from"], value["to"], value.get("step", 1)
+        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (low, high, step)) or step <= 0:
+            raise SpecError(f"{where}: axis '{name}': from, to and step must be numbers, step above zero")
+        count = math.floor((high - low) / step + 1e-9) + 1
+        if not 1 <= count <= 100_000:
+            raise SpecError(f"{where}: axis '{name}' has {count} values; allowed: 1 to 100000")
+        return tuple(low + i * step for i in range(count))
+    values = value if isinstance(value, list) else [value]
+    if name != "experts":
+        return tuple(values)
+    pairs = []
+    for text in values:
+        parts = str(text).lower().split("x")
+        if str(text).lower() == "dense":
+            pairs.append((0, 0))
+        elif len(parts) == 2 and all(part.isdigit() for part in parts):
+            pairs.append((int(parts[0]), int(parts[1])))
+        else:
+            raise SpecError(f"{where}: axis 'experts': '{text}' is neither dense nor ExK, such as 8x2")
+    return tuple(pairs)
+
+
+def load_space(name: str, precisions: Sequence[str], vocab_size: int) -> DesignSpace:
+    """A space by name (default, paper) or from a TOML file with a table [axes] and optional top-level options.
+
+    Axes that the file leaves out keep the default's values; precision and vocabulary come from the arguments unless the
+    file sets them.
+
+    Raises:
+        SpecError: unreadable or malformed file, unknown axis or option.
+    """
+    if name == "default":
+        return default_space(precisions, vocab_size)
+    if name == "paper":
+        return paper_space(precisions, vocab_size)
+    path = Path(name)
+    if not path.is_file():
+        raise SpecError(f"no design space '{name}'; give default, paper or a TOML file with an [axes] table")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SpecError(f"cannot read the design space {path}: {error}") from error
+    options = {"ff_multiple": int, "tied_embeddings": bool, "ffn_gated": bool, "name": str}
+    axes = data.pop("axes", None)
+    if not isinstance(axes, dict):
+        raise SpecError(f"{path} has no [axes] table; axes: {', '.join(AXES)}")
+    for key, given, known in (("axis", axes, AXES), ("option", data, tuple(options))):
+        for unknown in sorted(set(given) - set(known)):
+            close = difflib.get_close_matches(unknown, known, n=1)
+            meant = f"did you mean '{close[0]}'? " if close else ""
+            raise SpecError(f"{path}: unknown {key} '{unknown}'; {meant}known: {', '.join(known)}")
+    for option, value in data.items():
+        if not isinstance(value, options[option]) or (options[option] is int and (isinstance(value, bool) or value < 1)):
+            raise SpecError(f"{path}: {option} is {value!r}; allowed: a {options[option].__name__}")
+    base = default_space(precisions, vocab_size)
+    values = dict(base.axes) | {axis: _axis(axis, value, str(path)) for axis, value in axes.items()}
+    values["precision"] = tuple(parse_precision(str(text)).name for text in values["precision"])
+    return DesignSpace(axes=values, **{"name": path.stem, **data})
