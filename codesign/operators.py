@@ -196,4 +196,5 @@ def _mixture(arch: ArchitectureLike, tokens: int, act: float, bits: float, d_act
     add("experts_down", "gemm", flop, stored, hidden, routed, count)
     if np.any(arch.n_shared_experts):
         width = arch.n_shared_experts * arch.d_ff_shared
-        _ffn(arch, "shared", d * width, width * (tokens * act), d_act, count, gemm, add)
+        has_shared = count * (arch.n_shared_experts > 0)
+        _ffn(arch, "shared", d * width, width * (tokens * act), d_act, has_shared, gemm, add)
