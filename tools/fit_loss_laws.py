@@ -21,25 +21,24 @@ from typing import Any
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # small matrices: threads only cost, and sums stay the same on every machine
 
-import numpy as np  # noqa: E402
-from scipy.stats import spearmanr  # noqa: E402
+import numpy as np
+from scipy.stats import spearmanr
 
-from codesign.predictors.core import Core  # noqa: E402
-from codesign.predictors.files import SCHEMA, VERSION, dump_law, parse_law  # noqa: E402
-from codesign.predictors.fitting import (  # noqa: E402
+from codesign.predictors.core import Core
+from codesign.predictors.files import SCHEMA, VERSION, dump_law, load_law, parse_law
+from codesign.predictors.fitting import (
     Z90,
     Dataset,
     Left,
     Recipe,
     calibrate,
     fit_core,
-    folds,
     largest_splits,
     leave_out,
     z90,
 )
-from codesign.predictors.law import LossLaw  # noqa: E402
-from codesign.predictors.scaling import FORMS, PAPER_PARAMETERS, Logs, paper_eq2  # noqa: E402
+from codesign.predictors.law import LossLaw
+from codesign.predictors.scaling import FORMS, PAPER_PARAMETERS, Logs, paper_eq2
 
 LOG = logging.getLogger("fit_loss_laws")
 ROOT = Path(__file__).resolve().parents[1]
@@ -303,6 +302,7 @@ def moe_prior(core: Core, rows: Rows) -> dict[str, Any]:
         "fraction": float(f"{np.median(share):.4g}"),
         "transfer": 1.0,
         "transfer_std": 0.0,
+        "std": 0.0,
     }
 
 
@@ -334,20 +334,21 @@ def transfer(law: LossLaw, folder: Path) -> tuple[dict[str, Any], list[tuple[str
     best = float(grid[int(np.argmin([np.abs(error(f)).mean() for f in grid]))])
     shift = (1 + best) / 2
     wrong = np.abs(error(shift))
-    for spread in np.arange(abs(1 - best) / np.sqrt(2), 1.0, 0.01):  # from the two sources' spread, until 90 % are held
-        prior["transfer_std"] = float(f"{spread:.4g}")
+    spread = float(f"{abs(1 - best) / np.sqrt(2):.4g}")
+    own = 0.0
+    while own < 0.2:  # in nats, whatever the gain: until 90 % of the cells are held
+        prior.update(transfer_std=spread, std=own)
         if np.mean(wrong <= Z90 * law.predict(arch, tokens, return_std=True)[1]) >= 0.9:
             break
-    spread = prior["transfer_std"]
+        own = round(own + 0.001, 3)
     table = []
     for label, factor in (("as fitted", 1.0), ("no gain", 0.0), (f"best factor {best:.2f}", best), ("shipped", shift)):
         wrong = error(factor)
-        prior["transfer_std"] = spread if label == "shipped" else 0.0
         std = law.predict(arch, tokens, return_std=True)[1] if label == "shipped" else None
         table.append((f"{label} (factor {factor:.2f}, bias {wrong.mean():+.4f})", scores(wrong, loss, std, 0)))
     source = (
         "gain fitted on deepmind_routed (S-Base and dense), times the mean of 1 (as fitted) and "
-        f"{best:.2f} (best on steplaw_moe); the spread covers both and 90 % of the steplaw_moe cells"
+        f"{best:.2f} (best on steplaw_moe); transfer_std is the spread of the two, std (nats) what then covers 90 % of the steplaw_moe cells"
     )
     return {**prior, "transfer": float(f"{shift:.4g}"), "source": source}, table
 
@@ -440,10 +441,30 @@ def main() -> None:
     law = parse_law(json.dumps(data).encode(), "paper")
     (target / "paper.json").write_text(dump_law(law), encoding="utf-8")
     table.append(line("paper", next(iter(law.held_out)), "Eq. 2", check))
-    report(table, choices, gates, priors)
+    studied = [line for n in ("gemstones", "openlm-grid", "llama-2k") for line in bumps(load_law(target / f"{n}.json"))]
+    report(table, choices, gates, priors, studied)
 
 
-def report(table: list[list[str]], choices: list[str], gates: list[str], priors: dict[str, Any]) -> None:
+def bumps(law: LossLaw) -> list[str]:
+    """Largest rise of the mean along depth, width and tokens on a dense grid: what an optimiser could exploit."""
+    depth, width = np.unique(np.round(np.geomspace(3, 80, 60))), np.arange(256, 3073, 32.0)
+    l, d = depth[:, None], width[None, :]
+    lines = []
+    for tokens in (1e10, 5e10, 1e11):
+        for ratio in (2.7, 4.0, 9.8):
+            arch = SimpleNamespace(
+                n_layers=l, d_model=d, n_heads=d / 128, n_kv_heads=d / 256, d_head=128, d_ff=ratio * d, ffn_gated=True,
+                vocab_size=50304, n_experts=0, params_active_nonembedding=l * d * (3 * d + 3 * ratio * d + 2),
+            )  # fmt: skip
+            mean, std = law.predict(arch, tokens, return_std=True)
+            rise = [float((mean - np.minimum.accumulate(mean, axis)).max()) for axis in (0, 1)]
+            rise.append(float((law.predict(arch, 1.1 * tokens) - mean).max()))
+            cells = [f"{tokens / 1e9:.0f}B", f"{ratio}", *(f"{v:.4f}" for v in (*rise, mean.min(), mean.max(), std.min(), std.max()))]
+            lines.append(f"| {law.name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def report(table: list[list[str]], choices: list[str], gates: list[str], priors: dict[str, Any], studied: list[str]) -> None:
     """results/loss_validation.{csv,md}."""
     head = ["law", "split", "form", "n_train", "n_test", "mae_nats", "rel_err_pct", "spearman", "coverage80", "coverage90"]
     out = ROOT / "results"
@@ -463,6 +484,19 @@ def report(table: list[list[str]], choices: list[str], gates: list[str], priors:
         "within 5 % of the best: aspect first, then the fewest parameters, then no GP. Gemstones uses aspect + GP as designed,",
         "though the inner score would take additive + GP. The last column was not used to choose.", "",
         "| law | form | inner leave-largest MAE | test MAE |", "| --- | --- | --- | --- |", *choices, "",
+        "## What a search would meet", "",
+        "Mean with the GP on a grid of depth 3-80 and width 256-3072: largest rise (nats) when depth, width or tokens grow.",
+        "The GP's length scales are held at 1.5 log units or more and its amplitude at 0.02 nats for this reason; with 0.7",
+        "and 0.03 the Gemstones gate holds as well (0.0262). Corners are outside the data: `outside()` says so.", "",
+        "| law | tokens | FFN ratio | rise in depth | rise in width | rise in tokens | lowest | highest | least std | most std |",
+        "|" + " --- |" * 10, *studied, "",
+        "## Known limits", "",
+        "- llama-2k: all runs of the largest compute cost nearly the same, so which 17 are left out hangs on the definition",
+        "  of compute; the gate is for 6 N_nonembed D, the other definition is in the table and misses it.",
+        "- Left-out sizes come from few shapes (5 in gemstones): a coverage there moves in steps of a fifth.",
+        "- openlm-grid trains at 20 tokens a parameter only: depth, width and tokens are not separable beyond that line.",
+        "- MoE, KV, head size and FFN ratio are priors from other data (below); steplaw_moe set the MoE factor, so its last",
+        "  row is not held out, its first is.", "",
         "## Priors", "", *(f"- {k}: {json.dumps({a: b for a, b in v.items() if a != 'parameters'})}" for k, v in priors.items()),
         "",
     ]  # fmt: skip

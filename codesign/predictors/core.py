@@ -21,7 +21,7 @@ import numpy.typing as npt
 from codesign.predictors.gp import GP, Hyper
 from codesign.predictors.scaling import FORMS, Form, Logs
 
-__all__ = ["Core"]
+__all__ = ["Core", "flat", "gp_features"]
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -31,6 +31,11 @@ def flat(x: Logs) -> Logs:
     """All inputs broadcast and raveled: for the paths that need covariances, never for the mean."""
     parts = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in x))
     return Logs(*(np.ravel(v) for v in parts))
+
+
+def gp_features(form: str, x: Logs) -> list[Any]:
+    """Shape features of the GP: size ``ln(l d^2)`` and aspect; for the mixture form ln N and ln E."""
+    return [x.n, x.e] if form == "moe" else [x.l + 2 * x.w, x.w - x.l]
 
 
 @dataclass
@@ -59,10 +64,8 @@ class Core:
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def features(self, x: Logs) -> list[Any]:
-        """Shape features of the GP: size ``ln(l d^2)`` and aspect; for mixtures ln N and ln E."""
-        if self.form.name == "moe":
-            return [x.n, x.e]
-        return [x.l + 2 * x.w, x.w - x.l]
+        """See `gp_features`."""
+        return gp_features(self.form.name, x)
 
     def law(self, x: Logs) -> Array:
         """The law alone, without the GP."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from codesign.errors import SchemaError, UnknownNameError
@@ -20,6 +18,14 @@ DEFAULT_LAW = "gemstones"
 _KEYS = ("name", "dataset", "source", "command", "form", "token_term", "ranges", "priors", "held_out")
 
 
+def _folder() -> Any:
+    from importlib import (
+        resources,  # here: it takes 15 ms, which ``import codesign`` should not
+    )
+
+    return resources.files("codesign.predictors").joinpath("laws")
+
+
 def law_names() -> tuple[str, ...]:
     """Names of the shipped laws, the default first.
 
@@ -27,8 +33,7 @@ def law_names() -> tuple[str, ...]:
         >>> law_names()[0]
         'gemstones'
     """
-    folder = resources.files("codesign.predictors").joinpath("laws")
-    names = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json"))
+    names = sorted(entry.name[:-5] for entry in _folder().iterdir() if entry.name.endswith(".json"))
     return tuple(sorted(names, key=lambda name: (name != DEFAULT_LAW, name)))
 
 
@@ -41,15 +46,14 @@ def load_law(name: str | os.PathLike[str] = DEFAULT_LAW) -> LossLaw:
     """
     text = os.fspath(name)
     if text.endswith(".json") or os.sep in text or isinstance(name, os.PathLike):
-        path = Path(text)
-        if not path.is_file():
+        if not os.path.isfile(text):
             raise UnknownNameError(f"no law file at '{text}'; give a name ({', '.join(law_names())}) or an existing path")
-        return parse_law(path.read_bytes(), text)
+        with open(text, "rb") as handle:
+            return parse_law(handle.read(), text)
     known = law_names()
     if text not in known:
         raise UnknownNameError.near("loss law", text, known, "Or give the path of a law's .json file.")
-    file = resources.files("codesign.predictors").joinpath("laws", f"{text}.json")
-    return parse_law(file.read_bytes(), f"laws/{text}.json")
+    return parse_law(_folder().joinpath(f"{text}.json").read_bytes(), f"laws/{text}.json")
 
 
 def parse_law(raw: bytes, where: str) -> LossLaw:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codesign.predictors.core import Core
+from codesign.errors import SpecError
+from codesign.predictors.core import Core, gp_features
 from codesign.predictors.gp import fit_gp
-from codesign.predictors.scaling import FORMS, Logs, fit
+from codesign.predictors.scaling import FORMS, Form, Logs, fit
 
 __all__ = ["Dataset", "Left", "Recipe", "calibrate", "fit_core", "folds", "largest_splits", "leave_out", "z90"]
 
@@ -71,7 +72,7 @@ class Left(NamedTuple):
 
 def fit_core(data: Dataset, recipe: Recipe, seed: int = 0) -> Core:
     """Fit law, GP and draws (a Bayesian bootstrap over shapes: exponential weights, no draw loses a shape wholly)."""
-    form, y = FORMS[recipe.form], data.loss
+    form, y = bounded(FORMS[recipe.form], data.x), data.loss
 
     def function(p: Array) -> Array:
         return form.function(p, data.x)
@@ -82,12 +83,10 @@ def fit_core(data: Dataset, recipe: Recipe, seed: int = 0) -> Core:
     draws = []
     for _ in range(recipe.draws):
         weight = rng.exponential(size=index.max() + 1)[index]
-        draws.append(
-            fit(function, y, form.low, form.high, starts=0, init=p, weight=weight / weight.mean())
-        )
-    box = {k: (float(np.min(v)), float(np.max(v))) for k, v in data.x._asdict().items() if k != "e" or form.name == "moe"}
-    core = Core(form, p, np.array(draws), None, data.x, box)  # type: ignore[arg-type]
-    features = np.stack(core.features(data.x), axis=1)
+        draws.append(fit(function, y, form.low, form.high, starts=0, init=p, weight=weight / weight.mean()))
+    read = data.x._asdict().items()
+    box = {k: (float(np.min(v)), float(np.max(v))) for k, v in read if k != "e" or form.name == "moe"}
+    features = np.stack(gp_features(form.name, data.x), axis=1)
     shapes, group = np.unique(np.round(features, 9), axis=0, return_inverse=True)
     gp = fit_gp(
         shapes,
@@ -98,7 +97,19 @@ def fit_core(data: Dataset, recipe: Recipe, seed: int = 0) -> Core:
         scale_bounds=recipe.scale_bounds,
         mean=recipe.gp,
     )
-    return replace(core, gp=gp)
+    return Core(form, p, np.array(draws), gp, data.x, box)
+
+
+def bounded(form: Form, x: Logs) -> Form:
+    """The form with its best aspect ratio kept inside the data's own: an optimum elsewhere is not measured."""
+    if "u0" not in form.parameters:
+        return form
+    i, aspect = form.parameters.index("u0"), np.asarray(x.w - x.l)
+    low, high = list(form.low), list(form.high)
+    low[i], high[i] = max(low[i], float(aspect.min())), min(high[i], float(aspect.max()))
+    if high[i] - low[i] < 1e-3:
+        raise SpecError("the aspect form needs rows of more than one aspect ratio d_model / n_layers")
+    return replace(form, low=tuple(low), high=tuple(high))
 
 
 def leave_out(data: Dataset, recipe: Recipe, test: Mask, seed: int = 0) -> Left:

@@ -169,7 +169,8 @@ def fit_gp(
             a search run into bumps between them.
         mean: Whether the shape term is fitted at all; without it the GP adds uncertainty only.
     """
-    from scipy.optimize import minimize  # noqa: PLC0415  (prediction never needs scipy)
+    # Imported here: prediction never needs scipy.
+    from scipy.optimize import minimize  # type: ignore[import-untyped,unused-ignore]
 
     features = shapes.shape[1]
     has_tokens = float(np.ptp(tokens)) > 0

@@ -252,6 +252,8 @@ class LossLaw:
         moved = self.core.law(x._replace(n=x.n + step, w=x.w + half * step))
         slope = (moved - self.core.law(x)) / step
         spreads["moe"] = _float(slope * spread)
+        # What is wrong with the transfer whatever the gain; one unknown for all mixtures, so it cancels between two.
+        spreads["moe_form"] = np.where(np.asarray(arch.n_experts) > 0, float(prior["std"]), 0.0)
         return spreads
 
     def _terms(self, arch: Any) -> dict[str, _priors.Term]:

@@ -94,10 +94,15 @@ def d_head_term(arch: Any, prior: dict[str, Any]) -> Term:
 
 
 def ffn_ratio_term(arch: Any, prior: dict[str, Any]) -> Term:
-    """No shift; ``std`` nats per log unit of activated FFN ratio outside the data's ratios."""
+    """No shift; ``std`` nats per log unit of FFN ratio outside the data's ratios.
+
+    Zero for mixtures: their spread was calibrated on activated ratios from 0.5 to 8.2 (steplaw_moe) already.
+    """
     low, high = prior["data"]
     ratio = np.log(activated_width(arch) / np.asarray(arch.d_model, dtype=float))
     away = ratio - np.clip(ratio, np.log(low), np.log(high))
+    if np.any(arch.n_experts):
+        away = np.where(np.asarray(arch.n_experts) > 0, 0.0, away)
     return Term(0.0, float(prior["std_per_log"]) * away)
 
 

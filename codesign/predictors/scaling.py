@@ -58,7 +58,7 @@ class Logs(NamedTuple):
 
     n: Any
     t: Any
-    l: Any  # noqa: E741  (the paper's symbol for depth)
+    l: Any
     w: Any
     e: Any = 0.0
 
@@ -222,7 +222,8 @@ def fit(
     Raises:
         SpecError: Fewer rows than parameters, or a loss that is not positive and finite.
     """
-    from scipy.optimize import least_squares  # noqa: PLC0415  (prediction never needs scipy)
+    # Imported here: prediction never needs scipy.
+    from scipy.optimize import least_squares  # type: ignore[import-untyped,unused-ignore]
 
     y = np.asarray(loss, dtype=float)
     lo, hi = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
