@@ -21,6 +21,9 @@ def config_dict(arch: Architecture, *, max_position_embeddings: int, dtype: str 
     of their summed width, which computes the same. Reading back gives an equal `Architecture` where shared experts are
     one already and fields that no layer uses are 0.
 
+    A head size other than d_model / n_heads is in every family's current model; qwen2_moe of early transformers 4
+    refused it.
+
     Args:
         arch: any architecture whose small tensors are those of its family.
         max_position_embeddings: longest context that the model is meant for, in tokens.
@@ -68,6 +71,8 @@ def config_dict(arch: Architecture, *, max_position_embeddings: int, dtype: str 
     }
     if family.bias_key:
         config[family.bias_key] = arch.qkv_bias
+    if arch.family in ("gemma2", "gemma3_text"):
+        config["query_pre_attn_scalar"] = arch.d_head  # scores are divided by its square root
     if family.mlp_bias_key:
         config[family.mlp_bias_key] = arch.mlp_bias
     config |= _rope(arch.family, family, positions) | _experts(arch, family) | _windows(arch, family)
