@@ -75,12 +75,16 @@ class Precision:
 
     @property
     def kind(self) -> str:
-        """Class of kernels for calibration: fp16 (any 16-bit), fp32, int8 (8-bit weights), int4 (4-bit and below)."""
+        """Class of kernels, the unit of calibration.
+
+        fp32, fp16 (any 16-bit), int8 and fp8 (8-bit weights and activations), w8 and w4 (weight-only: 8-bit class above
+        6 bits, 4-bit class from 6 bits down).
+        """
+        if self.weight_only:
+            return "w8" if self.weight_bits > 6 else "w4"
         if self.weight_bits > 16:
             return "fp32"
-        if self.weight_bits > 9:
-            return "fp16"
-        return "int8" if self.weight_bits > 6 else "int4"
+        return "fp16" if self.weight_bits > 8 else self.compute
 
 
 def _gguf(name: str, bits: float, head: float, source: str) -> Precision:

@@ -22,7 +22,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # small matrices: threads only cost, and sums stay the same on every machine
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr  # type: ignore[import-untyped,unused-ignore]
 
 from codesign.predictors.core import Core
 from codesign.predictors.files import SCHEMA, VERSION, dump_law, load_law, parse_law
@@ -46,10 +46,9 @@ COMMAND = "python tools/fit_loss_laws.py --data ../shared/data/loss"
 SEED = 0
 Z80 = 1.2815515655446004
 Rows = list[dict[str, str]]
-#: Length scales of at least 1.5 log units keep a search from finding bumps between the training shapes.
-GP = {"max_std": 0.02, "scale_bounds": (1.5, 4.0)}
-PRESCRIBED = Recipe("aspect", True, **GP)
-CANDIDATES = [Recipe(f, g, **GP) for f in ("aspect", "chinchilla", "additive", "depth_width") for g in (True, False)]
+#: Tight bounds: at 0.3 log units the GP has bumps between the training shapes that a search would run into.
+TIGHT = Recipe("aspect", True, max_std=0.02, scale_bounds=(1.5, 4.0))
+CANDIDATES = [replace(TIGHT, form=f, gp=g) for f in ("aspect", "chinchilla", "additive", "depth_width") for g in (True, False)]
 
 
 @dataclass
@@ -123,7 +122,7 @@ def load(folder: Path) -> list[Set]:
               if r["router_type"] in ("S-Base", "Dense") and r["flop_increase"] == "1"
               and (r["arch"] == "dense" or (r["routing_frequency"] == "0.5" and r["top_k"] == "1"))]  # fmt: skip
     active = column(routed, "params_active")
-    moe = [Recipe("moe", False), Recipe("moe", True, **GP)]
+    moe = [Recipe("moe", False), replace(TIGHT, form="moe")]
     sets.append(
         Set("deepmind-moe", "Clark et al. 2022, S-Base and dense, half of the layers routed (MassiveText validation)",
             "google-deepmind/scaling_laws_for_routing, CC-BY-4.0", routed,
@@ -175,7 +174,7 @@ def choose(entry: Set) -> tuple[Recipe, list[tuple[str, float, float]]]:
     order = sorted(range(len(table)), key=lambda i: table[i][1])
     best = table[order[0]][1]
     if entry.name == "gemstones":
-        return PRESCRIBED, table
+        return TIGHT, table
 
     def preference(i: int) -> tuple[bool, int, bool, float]:
         recipe = entry.candidates[i]
@@ -442,7 +441,7 @@ def main() -> None:
     (target / "paper.json").write_text(dump_law(law), encoding="utf-8")
     table.append(line("paper", next(iter(law.held_out)), "Eq. 2", check))
     studied = [line for n in ("gemstones", "openlm-grid", "llama-2k") for line in bumps(load_law(target / f"{n}.json"))]
-    report(table, choices, gates, priors, studied)
+    report(table, choices, gates, priors, studied, tightness(sets[0]))
 
 
 def bumps(law: LossLaw) -> list[str]:
@@ -464,7 +463,23 @@ def bumps(law: LossLaw) -> list[str]:
     return lines
 
 
-def report(table: list[list[str]], choices: list[str], gates: list[str], priors: dict[str, Any], studied: list[str]) -> None:
+def tightness(gem: Set) -> list[str]:
+    """Held-out error and largest bump of the Gemstones law for several bounds of its GP."""
+    depth, width = np.unique(np.round(np.geomspace(3, 80, 60)))[:, None], np.arange(256, 3073, 32.0)[None, :]
+    n = depth * width * (15 * width + 2)  # heads of 128, half as many for keys and values, FFN ratio 4
+    x = Logs(np.log(n / 1e8), np.array(0.0), np.log(depth / 16), np.log(width / 1024))
+    lines = []
+    for most, least in ((0.03, 0.3), (0.03, 0.7), (0.02, 1.5)):
+        recipe = Recipe("aspect", True, most, (least, 4.0), draws=2)
+        error = np.abs(leave_out(gem.data, recipe, gem.test, SEED).error).mean()
+        mean = fit_core(gem.data, recipe, SEED).mean(x)
+        rise = max(float((mean - np.minimum.accumulate(mean, axis)).max()) for axis in (0, 1))
+        lines.append(f"| {least} | {most} | {error:.4f} | {rise:.4f} |")
+    return lines
+
+
+def report(table: list[list[str]], choices: list[str], gates: list[str], priors: dict[str, Any], studied: list[str],
+           held: list[str]) -> None:  # fmt: skip
     """results/loss_validation.{csv,md}."""
     head = ["law", "split", "form", "n_train", "n_test", "mae_nats", "rel_err_pct", "spearman", "coverage80", "coverage90"]
     out = ROOT / "results"
@@ -486,8 +501,10 @@ def report(table: list[list[str]], choices: list[str], gates: list[str], priors:
         "| law | form | inner leave-largest MAE | test MAE |", "| --- | --- | --- | --- |", *choices, "",
         "## What a search would meet", "",
         "Mean with the GP on a grid of depth 3-80 and width 256-3072: largest rise (nats) when depth, width or tokens grow.",
-        "The GP's length scales are held at 1.5 log units or more and its amplitude at 0.02 nats for this reason; with 0.7",
-        "and 0.03 the Gemstones gate holds as well (0.0262). Corners are outside the data: `outside()` says so.", "",
+        "Corners are outside the data: `outside()` says so.", "",
+        "How tight the GP is held (gemstones): 1.5 log units and 0.02 nats ship. That was settled with the held-out error in",
+        "sight, so the looser 0.7 and 0.03, which was tried first, is the cautious figure for the gate.", "",
+        "| least length scale | most amplitude | held-out MAE | largest rise at 10B |", "| --- | --- | --- | --- |", *held, "",
         "| law | tokens | FFN ratio | rise in depth | rise in width | rise in tokens | lowest | highest | least std | most std |",
         "|" + " --- |" * 10, *studied, "",
         "## Known limits", "",

@@ -164,19 +164,16 @@ LATENTS: dict[Phase, dict[str, Latent]] = {
         )),
     },
     "prefill": {
-        "bandwidth": Latent("logistic", 1.0, (Effect("generation", _generation, 0.3),)),
-        "expert": Latent("logistic", 0.8, (Effect("generation", _generation, 0.3),)),
-        "compute": Latent("logistic", -0.5, (
-            Effect("kind", _kind, 0.3), Effect("engine", _engine, 0.5), Effect("engine_kind", _engine_kind, 0.3),
-            Effect("family", _family, 0.5), Effect("engine_family", _engine_family, 0.4),
-            Effect("generation", _generation, 0.4), Effect("engine_generation", _engine_generation, 0.3),
-            Effect("device", _device, 0.3), Effect("cell", _cell, 0.2), Effect("balance", _engine, 0.3, _log_balance),
+        "bandwidth": Latent("logistic", 2.0, ()),
+        "expert": Latent("logistic", 0.2, ()),
+        "compute": Latent("logistic", 0.2, (
+            Effect("engine", _engine, 0.17), Effect("engine_kind", _engine_kind, 0.1),
+            Effect("engine_family", _engine_family, 0.72), Effect("engine_generation", _engine_generation, 0.54),
+            Effect("device", _device, 0.33), Effect("cell", _cell, 0.45), Effect("balance", _engine, 0.18, _log_balance),
         )),
-        "expert_compute": Latent("logistic", 0.5, (Effect("generation", _generation, 0.5),)),
-        "attention": Latent("logistic", -0.5, (Effect("engine", _engine, 0.7), Effect("generation", _generation, 0.5))),
-        "layer": Latent("exp", math.log(60e-6), (Effect("family", _family, 0.5), Effect("engine", _engine, 0.5))),
-        "step": Latent("exp", math.log(2e-3), (
-            Effect("family", _family, 0.7), Effect("engine", _engine, 0.7), Effect("device", _device, 0.3),
-        )),
+        "expert_compute": Latent("logistic", -0.2, (Effect("engine", _engine, 0.5),)),
+        "attention": Latent("logistic", 0.35, (Effect("engine", _engine, 0.23),)),
+        "layer": Latent("exp", math.log(60e-6), (Effect("engine", _engine, 0.17),)),
+        "step": Latent("exp", math.log(1.1e-3), (Effect("engine", _engine, 0.23), Effect("device", _device, 0.33))),
     },
 }  # fmt: skip

@@ -15,7 +15,7 @@ from codesign.operators import weight_bytes
 from codesign.roofline.engines import canonical_engine
 from codesign.workload import Precision, Workload, parse_precision
 
-__all__ = ["Case", "case_of_row", "read_archs", "read_rows"]
+__all__ = ["Case", "case_of_row", "iter_cases", "read_archs", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

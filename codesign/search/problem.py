@@ -101,6 +101,7 @@ class Problem:
         memory_B: what the device has free; every design must fit.
         allow_extrapolation: keep designs outside the range of the law's data.
         quantisation_priced: add the published cost of quantised weights to the loss.
+        model_log_sd: by phase, the standard deviation of ln(seconds) between models of one device and engine.
 
     Raises:
         SpecError: objectives that are unknown, fewer than two, or without a power model; a vocabulary that the loss law
@@ -117,6 +118,7 @@ class Problem:
     memory_B: float = math.inf
     allow_extrapolation: bool = False
     quantisation_priced: bool = True
+    model_log_sd: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.objectives if name not in OBJECTIVES]

@@ -1,0 +1,1 @@
+"""codesign: language-model architectures for a device."""

@@ -1,0 +1,210 @@
+"""`search()`: device and budget in, frontier out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from codesign.architecture import Architecture
+from codesign.budget import FORMATS, Budget
+from codesign.devices import Device
+from codesign.errors import InfeasibleError, SpecError
+from codesign.roofline.calibration import LEVELS, Calibration, load_calibration
+from codesign.roofline.cost import RooflineModel
+from codesign.search.enumerate import Progress, SearchResult, enumerate_space
+from codesign.search.evolve import evolve_space
+from codesign.search.frontier import Candidate, Frontier
+from codesign.search.problem import LossModel, Problem, metric
+from codesign.search.score import compare, score
+from codesign.search.space import DesignSpace
+from codesign.workload import PRECISIONS, Workload
+
+__all__ = ["EXACT_LIMIT", "build_problem", "search"]
+
+#: Spaces up to this size are enumerated.
+EXACT_LIMIT = 100_000_000
+_Z90 = NormalDist().inv_cdf(0.95)
+
+
+def build_problem(
+    *,
+    device: Device,
+    engine: str,
+    space: DesignSpace,
+    workload: Workload,
+    budget: Budget,
+    law: LossModel,
+    tokens: float,
+    objectives: Sequence[str] = ("loss", "latency"),
+    allow_extrapolation: bool = False,
+    calibration: Calibration | None = None,
+) -> Problem:
+    """The problem of a device: calibrated cost models for each precision of the space, and what memory it has free.
+
+    Raises:
+        SpecError: see `Problem`.
+    """
+    fits = calibration or load_calibration()
+    models = {
+        name: RooflineModel.of(device, fits.rates(device, engine, PRECISIONS[name], workload.batch_size))
+        for name in space.axes["precision"]
+    }
+    return Problem(
+        space=space,
+        workload=workload,
+        budget=budget,
+        models=models,
+        law=law,
+        tokens=tokens,
+        objectives=tuple(objectives),
+        memory_B=device.memory_usable_B,
+        allow_extrapolation=allow_extrapolation,
+        quantisation_priced=getattr(law, "name", "") != "paper",
+        model_log_sd={"prefill": fits.prefill.intervals[0] / _Z90, "decode": fits.decode.intervals[0] / _Z90},
+    )
+
+
+def search(
+    problem: Problem,
+    *,
+    baselines: Mapping[str, Architecture] | None = None,
+    seed: int = 1,
+    solver: str = "auto",
+    evaluations: int = 20_000,
+    workers: int | None = None,
+    state: Path | None = None,
+    on_progress: Callable[[Progress], Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Frontier:
+    """Find the Pareto frontier of a problem.
+
+    Args:
+        problem: see `build_problem`.
+        baselines: known models by name, placed beside the frontier.
+        seed: of the heuristic solver and of the probabilities.
+        solver: "exact", "heuristic", or "auto": exact up to EXACT_LIMIT points.
+        evaluations: of the heuristic. workers, state, on_progress: see `enumerate_space`.
+        provenance: goes into the frontier beside what the problem says of itself.
+
+    Returns:
+        Candidates in order of latency, with intervals, probabilities and marks.
+
+    Raises:
+        InfeasibleError: no design meets the budget; it carries the nearest one and the bound that it breaks most.
+        SpecError: an unknown solver, or a baseline of another vocabulary.
+    """
+    if solver not in ("auto", "exact", "heuristic"):
+        raise SpecError(f"unknown solver '{solver}'; known: auto, exact, heuristic")
+    exact = solver == "exact" or (solver == "auto" and problem.space.size <= EXACT_LIMIT)
+    if exact:
+        result = enumerate_space(problem, workers=workers, state=state, on_progress=on_progress)
+    else:
+        result = evolve_space(problem, seed=seed, evaluations=evaluations, state=state, on_progress=on_progress)
+    if not len(result.front):
+        raise _infeasible(problem)
+    designs = [problem.space.point(int(i)) for i in result.front.index]
+    candidates = _ordered(score(problem, designs, seed=seed))
+    compared = []
+    for name, arch in (baselines or {}).items():
+        compared.append(compare(problem, name, arch, str(problem.space.axes["precision"][0]), candidates))
+    return Frontier(
+        candidates=tuple(candidates),
+        provenance={**(provenance or {}), **_provenance(problem, result, seed)},
+        baselines=tuple(compared),
+    )
+
+
+def _ordered(candidates: list[Candidate]) -> list[Candidate]:
+    """By latency, then loss; names follow the order."""
+    candidates.sort(key=lambda c: (c.values["latency_s"], c.loss))
+    return [replace(c, name=f"design-{i}") for i, c in enumerate(candidates, start=1)]
+
+
+def _provenance(problem: Problem, result: SearchResult, seed: int) -> dict[str, Any]:
+    device = next(iter(problem.models.values())).device
+    rates = {}
+    for name, model in problem.models.items():
+        rates[name] = {
+            phase: {
+                "bandwidth_efficiency": r.bandwidth_efficiency, "compute_efficiency": r.compute_efficiency,
+                "layer_s": r.layer_s, "step_s": r.step_s, "interval_log": r.interval_log, "level": LEVELS[r.level],
+                "rows": r.n_rows,
+            }
+            for phase, r in (("prefill", model.rates.prefill), ("decode", model.rates.decode))
+        }  # fmt: skip
+    power = next(iter(problem.models.values())).power
+    return {
+        "seed": seed,
+        "certificate": result.certificate,
+        "exact": result.exact,
+        "device": {
+            "name": device.name, "title": device.title, "power_mode": device.power_mode,
+            "bandwidth_Bps": device.bandwidth_Bps, "peak_flop_per_s": dict(device.peak_flop_per_s),
+            "memory_usable_B": device.memory_usable_B, "confidence": device.confidence, "sources": dict(device.sources),
+        },
+        "power_model": {"source": power.source, "measured": power.measured} if power else None,
+        "rates": rates,
+        "calibration": next(iter(problem.models.values())).rates.source,
+        "workload": {
+            "prompt_tokens": problem.workload.prompt_tokens, "output_tokens": problem.workload.output_tokens,
+            "batch_size": problem.workload.batch_size,
+        },
+        "budget": problem.budget.bounds() | {"confidence": problem.budget.confidence},
+        "objectives": list(problem.objectives),
+        "tokens": problem.tokens,
+        "law": {"name": problem.law.name, "summary": getattr(problem.law, "summary", lambda: "")()},
+        "allow_extrapolation": problem.allow_extrapolation,
+        "space": problem.space.to_dict(),
+    }  # fmt: skip
+
+
+def _infeasible(problem: Problem) -> InfeasibleError:
+    """Say what breaks: the nearest design of a coarse grid, or that only the law's range leaves nothing."""
+    coarse = problem.space.coarser(200_000)
+    best, where, broken = math.inf, None, ""
+    extrapolating = 0
+    for block in coarse.blocks():
+        model, form = problem.models[block.precision], PRECISIONS[block.precision]
+        estimate = model.estimate(block.arch, problem.workload, form)
+        worst: Any = np.zeros(block.shape)
+        limits = {k: v for k, v in problem.limits(block.precision).items() if math.isfinite(v)}
+        ratios = {k: np.broadcast_to(metric(k, block.arch, estimate) / v, block.shape) for k, v in limits.items()}
+        for ratio in ratios.values():
+            worst = np.maximum(worst, ratio)
+        worst = np.where(block.valid, worst, np.inf)
+        extrapolating += int((worst <= 1).sum())
+        if not problem.allow_extrapolation:
+            worst = np.where(problem.in_range(block.arch), worst, np.inf)
+        position = int(np.argmin(worst))
+        value = float(worst.reshape(-1)[position])
+        if value < best:
+            best, where = value, block.start + position
+            broken = max(ratios, key=lambda k: float(ratios[k].reshape(-1)[position]))
+    if where is None:
+        reason = (
+            f"{extrapolating:,} designs of a coarse grid meet the budget, but outside that range"
+            if extrapolating
+            else "none meets the budget either way"
+        )
+        return InfeasibleError(
+            f"no design lies inside the range that the loss law '{problem.law.name}' was fitted on at {problem.tokens:.3g} "
+            f"training tokens; {reason}: give --allow-extrapolation or other --tokens"
+        )
+    precision, arch = coarse.point(where)
+    estimate = problem.models[precision].estimate(arch, problem.workload, PRECISIONS[precision])
+    key = next((name for name in FORMATS if name.rsplit("_", 1)[0] == broken), "params")
+    show = FORMATS[key]
+    value, limit = float(metric(broken, arch, estimate)), problem.limits(precision)[broken]
+    found = f"{arch.n_layers} layers x {arch.d_model} at {precision}"
+    return InfeasibleError(
+        f"no design meets the budget ({problem.budget.describe()}); the nearest, {found}, has {broken} {show(value)} where "
+        f"{show(limit)} is allowed: raise --{broken}, take a faster precision or engine, or widen --space",
+        nearest=arch,
+        violated=broken,
+    )
