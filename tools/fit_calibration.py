@@ -15,7 +15,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import nnls
 
+from codesign.devices import load_device
 from codesign.roofline.calibration import LEVELS, Calibration
 from codesign.roofline.fit import Observation, fit_phase, observations
 from codesign.roofline.table import Case, iter_cases, read_archs, read_rows
@@ -131,6 +133,64 @@ def same_setup_noise(cases: list[Case]) -> list[str]:
     return lines
 
 
+def fit_energy(cases: list[Case]) -> tuple[dict[str, object], list[str]]:
+    """Idle power, energy per FLOP and per byte on AGX Orin by non-negative least squares, and errors by source left out.
+
+    Passes shorter than 4 s are dropped: the board's sensors average over seconds, and short passes read near idle.
+    """
+    rows = []
+    for phase in ("decode", "prefill"):
+        for o in observations(cases, phase):
+            c = o.case
+            decode_s = o.seconds * c.decode.output_tokens
+            long = decode_s > 4 if phase == "decode" else o.seconds > 4
+            stated = phase == "decode" or c.source.startswith("S16")  # S08's power is that of decode
+            if c.device.name == "jetson_agx_orin_64gb" and c.power_W > 0 and long and stated:
+                flop, moved = float(o.flop @ o.count), float(o.moved @ o.count)
+                rows.append((c.source, phase, c.model, c.device.power_mode, c.power_W, flop / o.seconds, moved / o.seconds))
+    sources = sorted({row[0] for row in rows})
+
+    def solve(keep: list[tuple]) -> np.ndarray:
+        design = np.array([[1.0, row[5] / 1e12, row[6] / 1e11] for row in keep])
+        power = np.array([row[4] for row in keep])
+        weight = np.array([1 / np.sqrt(sum(r[0] == row[0] for r in keep)) for row in keep]) / power
+        return nnls(design * weight[:, None], power * weight)[0] * np.array([1.0, 1e-12, 1e-11])
+
+    fit = solve(rows)
+
+    def power(x: np.ndarray, row: tuple) -> float:
+        return float(x @ np.array([1.0, row[5], row[6]]))
+
+    out = ["# Energy model: AGX Orin\n", f"Made by `{COMMAND}`: P = P_idle + e_flop * FLOP/s + e_byte * bytes/s, non-negative "
+           "least squares on relative errors, each source weighing the same; passes of 4 s and more only, since the board's "
+           "sensors average over seconds. One source reports the GPU rail, the other the sum of rails: what they disagree "
+           "by is the interval.\n", f"P_idle {fit[0]:.2f} W, e_flop {fit[1] * 1e12:.3f} pJ/FLOP, e_byte {fit[2] * 1e12:.1f} pJ/byte\n",
+           "| source | rows | error in sample: MAPE % | bias % | error with the source left out: MAPE % | bias % |",
+           "|---|---|---|---|---|---|"]  # fmt: skip
+    worst = []
+    for source in sources:
+        mine = [row for row in rows if row[0] == source]
+        measured = np.array([row[4] for row in mine])
+        inside = errors(np.array([power(fit, row) for row in mine]), measured)
+        left = np.array([power(solve([row for row in rows if row[0] != source]), row) for row in mine])
+        outside = errors(left, measured)
+        worst += list(np.abs(np.log(left / measured)))
+        out.append(f"| {source} | {len(mine)} | {inside['mape_pct']} | {inside['bias_pct']} | {outside['mape_pct']} | {outside['bias_pct']} |")
+    width = float(np.quantile(worst, 0.9))
+    out.append(f"\n90 % interval: times or divided by {np.exp(width):.2f} (90th percentile of the errors with a source left out). "
+               f"Other devices: times or divided by {np.exp(2 * width):.2f}, twice as wide in the logarithm: an assumption, no "
+               "other device's power was measured in a way that compares (wall power of whole systems only).")  # fmt: skip
+    device = load_device("orin")
+    data = {
+        "schema": "codesign.energy", "version": 1, "source": f"fitted to power measured on AGX Orin ({', '.join(sources)}); {COMMAND}",
+        "idle_W": round(float(fit[0]), 4), "flop_J": float(f"{fit[1]:.5g}"), "byte_J": float(f"{fit[2]:.5g}"),
+        "interval_log": round(width, 4), "interval_log_scaled": round(2 * width, 4),
+        "device": {"name": device.name, "power_mode": device.power_mode, "tdp_W": device.tdp_W,
+                   "peak_flop_per_s": device.peak_flop_per_s["fp16"], "bandwidth_Bps": device.bandwidth_Bps},
+    }  # fmt: skip
+    return data, out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "latency")
@@ -157,8 +217,11 @@ def main() -> None:
     source = f"fitted to {len(cases)} published measurements (quality A and B); {COMMAND}"
     text = json.dumps(Calibration(fits["prefill"], fits["decode"], source).to_json(), indent=1, sort_keys=True)
     (ROOT / "codesign/roofline/calibration.json").write_text(text + "\n", encoding="utf-8")
+    energy, energy_out = fit_energy(cases)
+    (ROOT / "codesign/roofline/energy.json").write_text(json.dumps(energy, indent=1) + "\n", encoding="utf-8")
     if args.fit_only:
         return
+    (ROOT / "results/energy_fit.md").write_text("\n".join(energy_out) + "\n", encoding="utf-8")
     out += same_setup_noise(cases)
     (ROOT / "results").mkdir(exist_ok=True)
     (ROOT / "results/latency_validation.md").write_text("\n".join(out) + "\n", encoding="utf-8")

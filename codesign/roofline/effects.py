@@ -143,23 +143,23 @@ def _batched(c: Cell) -> float:
 # (tools/fit_calibration.py prints the errors that they give).
 LATENTS: dict[Phase, dict[str, Latent]] = {
     "decode": {
-        "bandwidth": Latent("logistic", 1.2, (
-            Effect("kind", _kind, 0.5), Effect("engine", _engine, 0.5), Effect("engine_kind", _engine_kind, 0.4),
+        "bandwidth": Latent("logistic", 1.55, (
+            Effect("kind", _kind, 0.5), Effect("engine", _engine, 0.5), Effect("engine_kind", _engine_kind, 0.5),
             Effect("family", _family, 0.5), Effect("generation", _generation, 0.4),
             Effect("engine_generation", _engine_generation, 0.4), Effect("device", _device, 0.3),
-            Effect("cell", _cell, 0.3), Effect("bandwidth", _one, 0.2, _log_bandwidth),
-            Effect("batched", _device_engine, 0.3, _batched),
+            Effect("cell", _cell, 1.7), Effect("bandwidth", _one, 0.36, _log_bandwidth),
+            Effect("batched", _device_engine, 0.1, _batched),
         )),
-        "expert": Latent("logistic", 0.8, (Effect("engine", _engine, 0.4), Effect("device", _device, 0.4))),
-        "compute": Latent("logistic", -0.5, (Effect("engine", _engine, 0.5), Effect("generation", _generation, 0.5))),
-        "unpack": Latent("exp", math.log(6.0), (
+        "expert": Latent("logistic", 1.4, (Effect("engine", _engine, 0.4), Effect("device", _device, 0.4))),
+        "compute": Latent("logistic", -1.2, (Effect("engine", _engine, 0.5), Effect("generation", _generation, 0.5))),
+        "unpack": Latent("exp", math.log(9.3), (
             Effect("kind", _kind, 0.3), Effect("family", _family, 0.4), Effect("generation", _generation, 0.3),
         )),
         "layer": Latent("exp", math.log(60e-6), (
             Effect("family", _family, 0.5), Effect("engine", _engine, 0.5), Effect("generation", _generation, 0.3),
-            Effect("device", _device, 0.3), Effect("bandwidth", _one, 0.3, _log_bandwidth),
+            Effect("device", _device, 0.3), Effect("bandwidth", _one, 0.54, _log_bandwidth),
         )),
-        "step": Latent("exp", math.log(1e-3), (
+        "step": Latent("exp", math.log(0.9e-3), (
             Effect("family", _family, 0.5), Effect("engine", _engine, 0.7), Effect("device", _device, 0.3),
         )),
     },

@@ -1,0 +1,6 @@
+"""`python -m codesign`."""
+
+from codesign.cli.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

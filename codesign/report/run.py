@@ -1,0 +1,85 @@
+"""A run's folder: frontier.jsonl, frontier.csv, pareto.png and a config.json for each design; all or nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+from codesign.errors import SpecError
+from codesign.hf_config import config_dict
+from codesign.report.plot import plot_frontier
+from codesign.search import Frontier
+
+__all__ = ["frontier_csv", "write_run"]
+
+_FIELDS = (
+    "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "n_experts", "n_active_experts", "d_ff_expert",
+    "vocab_size",
+)  # fmt: skip
+
+
+def frontier_csv(frontier: Frontier) -> str:
+    """One row a design: shape, precision, loss, every metric in SI units with its 90 % interval, probabilities, marks."""
+    metrics = sorted({key for c in frontier.candidates for key in c.values})
+    spans = sorted({key for c in frontier.candidates for key in c.intervals})
+    header = ["name", "precision", *_FIELDS, "loss", "loss_std", *metrics]
+    header += [f"{key}_{side}90" for key in spans for side in ("low", "high")]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*header, "p_budget", "p_front", "marks"])
+    for c in frontier.candidates:
+        row: list[object] = [c.name, c.precision, *(getattr(c.architecture, name) for name in _FIELDS), c.loss, c.loss_std]
+        row += [c.values.get(key, "") for key in metrics]
+        row += [c.intervals[key][i] if key in c.intervals else "" for key in spans for i in (0, 1)]
+        writer.writerow([*row, c.p_budget, c.p_front, " ".join(c.marks)])
+    return out.getvalue()
+
+
+def write_run(frontier: Frontier, folder: Path, *, plot: bool = True) -> Path:
+    """Write a run beside its place and move it there, so that a reader never sees half of one.
+
+    A folder that is already there is replaced only if it holds a run (a frontier.jsonl) or is empty.
+
+    Raises:
+        SpecError: the folder holds something else, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "frontier.jsonl").is_file())):
+        raise SpecError(f"{folder} exists and is not a run of codesign; give another --out")
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        (part / "frontier.jsonl").write_text(frontier.to_jsonl(), encoding="utf-8")
+        (part / "frontier.csv").write_text(frontier_csv(frontier), encoding="utf-8")
+        workload = frontier.provenance["workload"]
+        context = int(workload["prompt_tokens"] + workload["output_tokens"])
+        for candidate in frontier.candidates:
+            design = part / candidate.name
+            design.mkdir()
+            config = config_dict(candidate.architecture, max_position_embeddings=max(context, 2048))
+            (design / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if plot:
+            plot_frontier(frontier, part / "pareto.png")
+        _replace(part, folder)
+    except OSError as error:
+        raise SpecError(f"cannot write the run to {folder}: {error}; give a writable --out") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _replace(part: Path, folder: Path) -> None:
+    if not folder.exists():
+        os.replace(part, folder)
+        return
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    os.replace(folder, old)
+    try:
+        os.replace(part, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old)
