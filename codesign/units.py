@@ -108,11 +108,11 @@ def parse_count(text: str, what: str = "count") -> float:
 def _scaled(value: float, steps: list[tuple[float, str]], digits: int) -> str:
     if not math.isfinite(value):
         return "-"
-    for scale, unit in steps:
-        if abs(value) >= scale:
-            return f"{value / scale:.{digits}g} {unit}"
-    scale, unit = steps[-1]
-    return f"{value / scale:.{digits}g} {unit}"
+    scale, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
+    scaled = value / scale
+    magnitude = math.floor(math.log10(abs(scaled))) if scaled else 0
+    text = f"{scaled:.{max(digits - 1 - magnitude, 0)}f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
 
 
 def format_seconds(seconds: float, digits: int = 3) -> str:

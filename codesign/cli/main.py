@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 
 from codesign.cli.devices import devices
@@ -58,22 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CodesignError as error:
         if "--debug" in arguments:
             raise
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        hint = f"; see '{context.command_path} --help'" if context is not None else ""
-        print(f"error: {error.format_message().rstrip('.')}{hint}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except BrokenPipeError:  # the reader of a pipe left: not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        told = getattr(error, "format_message", None)  # a usage error, of click's or of typer's own copy of click
+        if told is None or "--debug" in arguments:
+            raise
+        context = getattr(error, "ctx", None)
+        hint = f"; see '{context.command_path} --help'" if context is not None else ""
+        print(f"error: {' '.join(told().split()).rstrip('.')}{hint}", file=sys.stderr)
+        return 2

@@ -120,6 +120,26 @@ class Core:
         drift = self.extension * (self.distance(a) - self.distance(b))
         return np.asarray(np.where(same, 0.0, self.scale**2 * (spread + own) + drift**2))
 
+    def error_samples(self, x: Logs, size: int, rng: np.random.Generator, correlated: int = 600) -> Array:
+        """Joint draws (size, points) of the calibrated error; x flat, all at the same tokens.
+
+        The GP's posterior is drawn with its correlations up to `correlated` points, and as independent above: that
+        overstates how far close designs may swap.
+        """
+        deviations = self.deviations(x)
+        errors = rng.standard_normal((size, len(deviations))) @ deviations / np.sqrt(len(deviations))
+        features, tokens = self._matrix(x), np.asarray(x.t)
+        own = self.gp.hyper.group_std**2 + self.gp.hyper.noise_std**2
+        if deviations.shape[1] <= correlated:
+            values, vectors = np.linalg.eigh(self.gp.posterior(features, tokens))
+            root = vectors * np.sqrt(np.maximum(values, 0.0))
+            errors = errors + rng.standard_normal((size, len(root))) @ root.T
+            errors = errors + rng.standard_normal(errors.shape) * np.sqrt(own)
+        else:
+            errors = errors + rng.standard_normal(errors.shape) * np.sqrt(self.gp.variance(features, tokens))
+        drift = rng.standard_normal((size, 1)) * (self.extension * self.distance(x))
+        return np.asarray(self.scale * errors + drift)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; numbers rounded to nine significant digits."""
         return {

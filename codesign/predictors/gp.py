@@ -137,6 +137,13 @@ class GP:
         explained = np.einsum("pr,pr->p", k @ self.inverse(), k)
         return np.asarray(np.maximum(h.shape_std**2 - explained, 0.0) + h.group_std**2 + h.noise_std**2)
 
+    def posterior(self, features: Array, tokens: Array) -> Array:
+        """Posterior covariance of the function (without group and noise) at one token count, (points, points)."""
+        h, k = self.hyper, self.cross(features, tokens)
+        prior = _shape_kernel(h, [c[:, None] for c in features.T], [c[None, :] for c in features.T])
+        covariance = h.shape_std**2 * prior - k @ self.inverse() @ k.T
+        return np.asarray((covariance + covariance.T) / 2)
+
     def difference_variance(self, a: Array, b: Array, tokens: Array, same: npt.NDArray[np.bool_]) -> Array:
         """Posterior variance of f(a) - f(b) at the same tokens, (points,); zero where ``same``."""
         h = self.hyper

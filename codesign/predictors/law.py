@@ -130,6 +130,10 @@ class LossLaw:
         own = self.meta["priors"].get("vocab", {}).get("data")
         vocab = _float(arch.vocab_size)
         found["vocab"] = np.asarray(vocab != own) if own else np.ones_like(vocab, dtype=bool)
+        if "ffn_ratio" in self.meta["priors"]:  # mixtures too: their spread is in the mixture's term
+            low, high = self.meta["priors"]["ffn_ratio"]["data"]
+            ratio = _priors.activated_width(arch) / _float(arch.d_model)
+            found["ffn_ratio"] = np.asarray((ratio < low / SLACK) | (ratio > high * SLACK))
         if "moe" in self.meta["priors"]:
             found["moe"] = np.asarray(_float(arch.n_experts) > 0)
         return found
@@ -175,6 +179,23 @@ class LossLaw:
             gap = spread - spreads_b[name]
             variance = variance + np.broadcast_to(gap**2, mean.shape).ravel()
         return mean, np.sqrt(variance).reshape(mean.shape)
+
+    def error_samples(self, arch: Any, tokens: float, size: int, rng: np.random.Generator) -> Array:
+        """Joint draws of the errors of many designs at one token count: (size, designs).
+
+        Variances are those of `predict`, and what designs share (parameters, the GP where shapes are close, each prior's one
+        coefficient) moves together. `arch` is a flat batch.
+        """
+        x = self._logs(arch, tokens)
+        mean = self._mean(arch, x).ravel()
+        if self.core is None:
+            paper = self.meta["paper"]
+            common = rng.standard_normal((size, 1)) * (paper["overstated"] * (mean - mean.mean()))
+            return np.asarray(common + rng.standard_normal((size, mean.size)) * paper["std"])
+        errors = self.core.error_samples(flat(Logs(*(np.broadcast_to(v, mean.shape) for v in x))), size, rng)
+        for spread in self._spreads(arch, x).values():
+            errors = errors + rng.standard_normal((size, 1)) * np.broadcast_to(spread, mean.shape)
+        return errors
 
     def _experts(self, arch: Any) -> Any:
         if not np.any(arch.n_experts):

@@ -35,12 +35,14 @@ LEVELS = (
 @dataclass(frozen=True, slots=True)
 class PhaseFit:
     """Effects of one phase by "latent:effect=key", rows by cell ("device/engine/kind/generation"), interval half-widths
-    of ln(seconds) by level, and held-out errors by way of leaving out.
+    of ln(seconds) by level, what each cell's rows span (smallest and largest active parameters, and 1 if a mixture of
+    experts is among them), and held-out errors by way of leaving out.
     """
 
     effects: Mapping[str, float]
     cells: Mapping[str, int]
     intervals: tuple[float, ...]
+    spans: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     held_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def latent(self, name: str, phase: Phase, cell: Cell) -> float:
@@ -66,6 +68,17 @@ class PhaseFit:
             elif same_engine or device == cell.device or engine == cell.engine_root:
                 level = min(level, 3)
         return level
+
+    def span(self, cell: Cell | None = None) -> tuple[float, float, bool]:
+        """Smallest and largest active parameters, and whether there are mixtures, of a cell's rows (None: of all rows)."""
+        rows = [
+            span
+            for key, span in self.spans.items()
+            if cell is None or key.split("/")[:3] == [cell.device, cell.engine, cell.kind]
+        ]
+        if not rows:
+            return math.inf, 0.0, False
+        return min(r[0] for r in rows), max(r[1] for r in rows), any(r[2] > 0 for r in rows)
 
     def rates(self, phase: Phase, cell: Cell) -> PhaseRates:
         """All rates of a cell."""
@@ -123,6 +136,7 @@ class Calibration:
                 "effects": {key: round(value, 6) for key, value in sorted(fit.effects.items())},
                 "cells": dict(sorted(fit.cells.items())),
                 "intervals": [round(value, 4) for value in fit.intervals],
+                "spans": {key: list(span) for key, span in sorted(fit.spans.items())},
                 "held_out": fit.held_out,
             }
             for name, fit in (("prefill", self.prefill), ("decode", self.decode))
@@ -165,4 +179,5 @@ def _phase(data: Mapping[str, Any]) -> PhaseFit:
     cells = {str(key): int(value) for key, value in data["cells"].items()}
     if any(key.count("/") != 3 for key in cells):
         raise ValueError("a cell is not device/engine/kind/generation")
-    return PhaseFit(effects, cells, intervals, dict(data.get("held_out", {})))
+    spans = {str(key): (float(v[0]), float(v[1]), float(v[2])) for key, v in data["spans"].items()}
+    return PhaseFit(effects, cells, intervals, spans, dict(data["held_out"]))

@@ -144,38 +144,36 @@ class RooflineModel:
             unpack=rates.unpack_Bps,
         )
 
-    def phase(self, arch: ArchitectureLike, workload: Workload, precision: Precision, phase: Phase) -> PhaseCost:
-        """Seconds, FLOP and bytes of one pass.
-
-        Operators with the same count are summed before they are multiplied by it, so that on an open mesh everything
-        but the last product has the shape of one layer.
-        """
+    def phase(
+        self, arch: ArchitectureLike, workload: Workload, precision: Precision, phase: Phase, *, totals: bool = True
+    ) -> PhaseCost:
+        """Seconds, FLOP and bytes of one pass (FLOP and bytes nan without `totals`)."""
         rates = self.rates.of(phase)
-        groups: dict[int, tuple[Any, list[Any]]] = {}
-        for op in lower(arch, workload, precision, phase):
-            cost = (self._seconds(op, rates), op.flop, op.bytes_moved)
-            _, sums = groups.setdefault(id(op.count), (op.count, [0.0, 0.0, 0.0]))
-            for i in range(3):
-                sums[i] = sums[i] + cost[i]
-        seconds: Any = arch.n_layers * rates.layer_s + rates.step_s
-        flop: Any = 0.0
-        moved: Any = 0.0
-        for count, sums in groups.values():
-            seconds, flop, moved = seconds + count * sums[0], flop + count * sums[1], moved + count * sums[2]
-        return PhaseCost(seconds=seconds, flop=flop, bytes_moved=moved)
+        operators = lower(arch, workload, precision, phase)
+        seconds = _total(operators, [self._seconds(op, rates) for op in operators])
+        return PhaseCost(
+            seconds=seconds + arch.n_layers * rates.layer_s + rates.step_s,
+            flop=_total(operators, [op.flop for op in operators]) if totals else np.nan,
+            bytes_moved=_total(operators, [op.bytes_moved for op in operators]) if totals else np.nan,
+        )
 
-    def estimate(self, arch: ArchitectureLike, workload: Workload, precision: Precision) -> Estimate:
-        """Prefill, decode, memory and energy of one architecture or a batch (see `Estimate`)."""
-        prefill = self.phase(arch, workload, precision, "prefill") if workload.prompt_tokens else _NOTHING
-        decode = self.phase(arch, workload, precision, "decode")
+    def estimate(
+        self, arch: ArchitectureLike, workload: Workload, precision: Precision, *, energy: bool = True
+    ) -> Estimate:
+        """Prefill, decode, memory and (unless left out, for speed) energy of one architecture or a batch."""
+        totals = energy and self.power is not None
+        prefill = _NOTHING
+        if workload.prompt_tokens:
+            prefill = self.phase(arch, workload, precision, "prefill", totals=totals)
+        decode = self.phase(arch, workload, precision, "decode", totals=totals)
         weights, kv, workspace = memory_bytes(arch, workload, precision)
-        energy: Any = np.nan
+        per_token: Any = np.nan
         request: Any = np.nan
         watts: Any = np.nan
-        if self.power is not None:
+        if energy and self.power is not None:
             step = self.power.energy_J(decode.seconds, decode.flop, decode.bytes_moved)
             first = self.power.energy_J(prefill.seconds, prefill.flop, prefill.bytes_moved)
-            energy = step * (1.0 / workload.batch_size)
+            per_token = step * (1.0 / workload.batch_size)
             request = first + step * workload.output_tokens
             watts = step / decode.seconds
             if workload.prompt_tokens:
@@ -188,7 +186,7 @@ class RooflineModel:
             kv_B=kv,
             workspace_B=workspace,
             peak_memory_B=weights + kv + workspace,
-            energy_J=energy,
+            energy_J=per_token,
             request_energy_J=request,
             power_W=watts,
         )
@@ -226,6 +224,20 @@ class RooflineModel:
         share = rates.expert_bandwidth_efficiency if op.name.startswith("experts") else rates.bandwidth_efficiency
         moving = float(op.bytes_moved) / (self.device.bandwidth_Bps * share)
         return "bandwidth" if moving >= seconds * (1 - 1e-9) else "compute"
+
+
+def _total(operators: list[Operator], values: list[Any]) -> Any:
+    """Sum of count * value. Operators with the same count are summed before they are multiplied by it, so that on an open
+    mesh everything but the last product has the shape of one layer.
+    """
+    groups: dict[int, tuple[Any, Any]] = {}
+    for op, value in zip(operators, values, strict=True):
+        count, total = groups.get(id(op.count), (op.count, 0.0))
+        groups[id(op.count)] = (count, total + value)
+    result: Any = 0.0
+    for count, total in groups.values():
+        result = result + count * total
+    return result
 
 
 _NOTHING = PhaseCost(seconds=0.0, flop=0.0, bytes_moved=0.0)

@@ -203,11 +203,15 @@ def fit_phase(obs: Sequence[Observation], intervals: Sequence[float] = (0.0,) * 
         if gained < 1e-4 * max(best, 1.0):
             break
     cells: dict[str, int] = {}
+    spans: dict[str, tuple[float, float, float]] = {}
     for o in obs:
         key = f"{o.cell.device}/{o.cell.engine}/{o.cell.kind}/{o.cell.generation}"
         cells[key] = cells.get(key, 0) + 1
+        size, mixture = float(o.case.arch.params_active), float(o.case.arch.n_experts > 0)
+        low, high, seen = spans.get(key, (size, size, mixture))
+        spans[key] = (min(low, size), max(high, size), max(seen, mixture))
     effects = {key: float(x[j]) * _standard_deviation(key, phase) for key, j in index.items()}
-    return PhaseFit(effects, cells, tuple(intervals))
+    return PhaseFit(effects, cells, tuple(intervals), spans)
 
 
 def predict_seconds(fit: PhaseFit, obs: Sequence[Observation]) -> Array:

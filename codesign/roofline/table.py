@@ -10,7 +10,7 @@ from pathlib import Path
 
 from codesign.architecture import Architecture
 from codesign.devices import Device, load_device
-from codesign.errors import CodesignError, SpecError
+from codesign.errors import CodesignError, SpecError, UnknownNameError
 from codesign.operators import weight_bytes
 from codesign.roofline.engines import canonical_engine
 from codesign.workload import Precision, Workload, parse_precision
@@ -22,8 +22,7 @@ __all__ = ["Case", "case_of_row", "iter_cases", "read_archs", "read_rows"]
 class Case:
     """One row that can be predicted: what ran where; measured times in seconds, nan where the row has none.
 
-    `prefill` and `decode` are workloads, None where the row does not say enough; `decode_is_derived` marks a step time
-    computed from an end-to-end time.
+    `prefill` and `decode` are workloads, prefill None where the row has no prompt length; `note` says what was assumed.
     """
 
     row_id: str
@@ -40,6 +39,7 @@ class Case:
     decode_s: float = math.nan
     e2e_s: float = math.nan
     power_W: float = math.nan
+    note: str = ""
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -180,7 +180,7 @@ def case_of_row(row: Mapping[str, str], archs: Mapping[str, Architecture | str])
     if isinstance(arch, str):
         raise SpecError(arch)
     engine_text = row.get("engine", "")
-    device = load_device(row.get("device_id", ""), row.get("power_mode", "") or None)
+    device, note = _device(row.get("device_id", ""), row.get("power_mode", ""))
     if "(cpu)" in engine_text.lower() and device.kind != "cpu":
         raise SpecError(f"ran on the CPU of '{device.name}', whose peak and share of bandwidth are not in the catalogue")
     engine = canonical_engine(engine_text)
@@ -209,7 +209,19 @@ def case_of_row(row: Mapping[str, str], archs: Mapping[str, Architecture | str])
         decode_s=(_number(row, "decode_ms_per_step") / 1e3) or math.nan,
         e2e_s=_number(row, "e2e_s") or math.nan,
         power_W=_number(row, "power_w") or math.nan,
+        note=note,
     )
+
+
+def _device(name: str, mode: str) -> tuple[Device, str]:
+    """The row's device at its power mode; at full power, with a note, where the mode is missing or unknown."""
+    device = load_device(name)
+    if not mode.strip():
+        return device, "power mode not stated: full power assumed" if device.power_modes else ""
+    try:
+        return device.with_power_mode(mode), ""
+    except UnknownNameError:
+        return device, f"power mode '{mode}' unknown: full power assumed"
 
 
 def iter_cases(rows: list[dict[str, str]], archs: Mapping[str, Architecture | str]) -> Iterator[Case | str]:

@@ -17,6 +17,7 @@ from codesign.devices import Device
 from codesign.errors import InfeasibleError, SpecError
 from codesign.roofline.calibration import LEVELS, Calibration, load_calibration
 from codesign.roofline.cost import RooflineModel
+from codesign.roofline.effects import Cell
 from codesign.search.enumerate import Progress, SearchResult, enumerate_space
 from codesign.search.evolve import evolve_space
 from codesign.search.frontier import Candidate, Frontier
@@ -66,6 +67,13 @@ def build_problem(
         memory_B=device.memory_usable_B,
         allow_extrapolation=allow_extrapolation,
         quantisation_priced=getattr(law, "name", "") != "paper",
+        latency_spans={
+            name: {
+                "here": fits.decode.span(Cell.of(device, engine, PRECISIONS[name], workload.batch_size)),
+                "anywhere": fits.decode.span(),
+            }
+            for name in space.axes["precision"]
+        },
         model_log_sd={"prefill": fits.prefill.intervals[0] / _Z90, "decode": fits.decode.intervals[0] / _Z90},
     )
 
@@ -180,7 +188,7 @@ def _infeasible(problem: Problem) -> InfeasibleError:
         worst = np.where(block.valid, worst, np.inf)
         extrapolating += int((worst <= 1).sum())
         if not problem.allow_extrapolation:
-            worst = np.where(problem.in_range(block.arch), worst, np.inf)
+            worst = np.where(problem.in_range(block.arch, block.precision), worst, np.inf)
         position = int(np.argmin(worst))
         value = float(worst.reshape(-1)[position])
         if value < best:

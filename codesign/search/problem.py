@@ -49,6 +49,10 @@ class LossModel(Protocol):
         """Mean and standard deviation of the difference in loss."""
         ...
 
+    def error_samples(self, arch: Any, tokens: float, size: int, rng: np.random.Generator) -> Array:
+        """Joint draws of the errors of many designs, (size, designs)."""
+        ...
+
 
 def metric(name: str, arch: ArchitectureLike, estimate: Estimate) -> Any:
     """The quantity that an objective or a bound of this name reads."""
@@ -101,6 +105,8 @@ class Problem:
         memory_B: what the device has free; every design must fit.
         allow_extrapolation: keep designs outside the range of the law's data.
         quantisation_priced: add the published cost of quantised weights to the loss.
+        latency_spans: by precision, active parameters (low, high) and whether mixtures were measured: on this device, engine
+            and precision ("here"), and anywhere ("anywhere").
         model_log_sd: by phase, the standard deviation of ln(seconds) between models of one device and engine.
 
     Raises:
@@ -118,6 +124,7 @@ class Problem:
     memory_B: float = math.inf
     allow_extrapolation: bool = False
     quantisation_priced: bool = True
+    latency_spans: Mapping[str, Mapping[str, tuple[float, float, bool]]] = field(default_factory=dict, hash=False)
     model_log_sd: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -167,9 +174,27 @@ class Problem:
             mean, std = mean + shift, np.hypot(std, spread)
         return mean, std
 
-    def in_range(self, arch: ArchitectureLike) -> Any:
-        """Mask of designs inside the law's range in every dimension."""
+    def latency_outside(self, arch: ArchitectureLike, precision: str) -> dict[str, Any]:
+        """Which designs are smaller or larger (in active parameters) than what the calibration was fitted on: "size"
+        anywhere, "size_here" and "experts_here" on this device, engine and precision.
+        """
+        spans = self.latency_spans.get(precision, {})
+        flags: dict[str, Any] = {}
+        for where, suffix in (("anywhere", ""), ("here", "_here")):
+            if where in spans:
+                low, high, mixtures = spans[where]
+                active = arch.params_active
+                flags["size" + suffix] = (active < low) | (active > high)
+                if not mixtures:
+                    flags["experts" + suffix] = np.asarray(arch.n_experts) > 0
+        return flags
+
+    def in_range(self, arch: ArchitectureLike, precision: str) -> Any:
+        """Mask of designs inside the range of the law's data in every dimension, and of the calibration's anywhere."""
         inside: Any = True
+        for name, flags in self.latency_outside(arch, precision).items():
+            if not name.endswith("_here"):
+                inside = inside & ~np.asarray(flags)
         for name, flags in self.law.outside(arch, self.tokens).items():
             if name != "vocab":  # the user's tokenizer is given, not searched
                 inside = inside & ~np.asarray(flags)
@@ -183,14 +208,15 @@ class Problem:
             index: linear index of each point, in C order (n,), or the index of the first.
         """
         form = PRECISIONS[precision]
-        estimate = self.models[precision].estimate(arch, self.workload, form)
+        energy = "energy" in self.objectives or bool({"energy_J", "power_W"} & set(self.budget.bounds()))
+        estimate = self.models[precision].estimate(arch, self.workload, form, energy=energy)
         mask = np.broadcast_to(valid, shape)
         n_valid = int(mask.sum())
         for name, limit in self.limits(precision).items():
             if math.isfinite(limit):
                 mask = mask & (metric(name, arch, estimate) <= limit)
         if not self.allow_extrapolation and np.any(mask):
-            mask = mask & self.in_range(arch)
+            mask = mask & self.in_range(arch, precision)
         chosen = np.flatnonzero(mask)
         if not len(chosen):
             return Evaluation(index=np.empty(0, np.int64), objectives=np.empty((0, len(self.objectives))),

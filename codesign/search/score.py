@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import NormalDist
-from typing import Any
 
+import moocore
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.architecture import Architecture, ArchitectureBatch
 from codesign.errors import SpecError
 from codesign.predictors.quantisation import quantisation_penalty
+from codesign.roofline.cost import RooflineModel
 from codesign.search.frontier import Baseline, Candidate, Gap
 from codesign.search.problem import Problem, metric, metric_log_sd
 from codesign.workload import PRECISIONS
@@ -23,7 +25,6 @@ Array = NDArray[np.float64]
 
 _Z90 = NormalDist().inv_cdf(0.95)
 _NORMAL = NormalDist()
-MAX_PAIRED = 400
 SAMPLES = 400
 _VALUES = (
     ("latency_s", "latency"), ("ttft_s", "ttft"), ("e2e_s", "e2e"), ("memory_B", "memory"), ("energy_J", "energy"),
@@ -35,124 +36,106 @@ def score(problem: Problem, designs: Sequence[tuple[str, Architecture]], *, seed
     """Candidates of (precision, architecture) pairs, in the order given.
 
     The budget's probability multiplies that of each bound (independent errors: conservative). The probability to be
-    non-dominated is the share of `SAMPLES` draws of all losses (with their joint covariance under the law) and latencies
-    (the part of the calibration's error that differs from model to model) in which no other candidate dominates.
+    non-dominated is the share of `SAMPLES` draws of all losses (with what they share under the law) and latencies (the
+    part of the calibration's error that differs from model to model) in which no other candidate dominates.
     """
-    candidates = [_candidate(problem, f"{prefix}-{i}", name, arch) for i, (name, arch) in enumerate(designs, start=1)]
-    if len(candidates) > 1:
-        shares = _front_probabilities(problem, candidates, np.random.default_rng([seed, 7]))
-        candidates = [
-            Candidate(**{**{f: getattr(c, f) for f in Candidate.__dataclass_fields__}, "p_front": float(share)})
-            for c, share in zip(candidates, shares, strict=True)
-        ]
-    return candidates
+    found: dict[int, Candidate] = {}
+    deviations = np.zeros((SAMPLES, len(designs)))
+    rng = np.random.default_rng([seed, 7])
+    keys = sorted({(precision, arch.qk_norm) for precision, arch in designs})
+    for precision, norm in keys:
+        rows = [i for i, (p, a) in enumerate(designs) if (p, a.qk_norm) == (precision, norm)]
+        archs = [designs[i][1] for i in rows]
+        for i, candidate in zip(rows, _candidates(problem, precision, archs), strict=True):
+            found[i] = replace(candidate, name=f"{prefix}-{i + 1}")
+    for norm in sorted({arch.qk_norm for _, arch in designs}):
+        rows = [i for i, (_, a) in enumerate(designs) if a.qk_norm == norm]
+        batch = ArchitectureBatch.of([designs[i][1] for i in rows])
+        deviations[:, rows] = problem.law.error_samples(batch, problem.tokens, SAMPLES, rng)
+    candidates = [found[i] for i in range(len(designs))]
+    if len(candidates) < 2:
+        return candidates
+    shares = _front_probabilities(problem, candidates, deviations, rng)
+    return [replace(c, p_front=float(share)) for c, share in zip(candidates, shares, strict=True)]
 
 
-def _candidate(problem: Problem, name: str, precision: str, arch: Architecture) -> Candidate:
+def _candidates(problem: Problem, precision: str, archs: Sequence[Architecture]) -> list[Candidate]:
     form, model = PRECISIONS[precision], problem.models[precision]
-    estimate = model.estimate(arch, problem.workload, form)
-    loss, std = (float(np.asarray(v)) for v in problem.loss_with_std(arch, form))
+    batch = ArchitectureBatch.of(list(archs))
+    estimate = model.estimate(batch, problem.workload, form)
+    mean, std = problem.loss_with_std(batch, form)
     energy_log = model.power.interval_log if model.power else 0.0
-    values, intervals = {}, {"loss": (loss - _Z90 * std, loss + _Z90 * std)}
-    for key, kind in _VALUES:
-        value = float(metric(kind, arch, estimate))
-        if not math.isfinite(value):
-            continue
-        values[key] = value
-        spread = math.exp(_Z90 * metric_log_sd(kind, model.rates, energy_log))
-        if spread > 1:
-            intervals[key] = (value / spread, value * spread)
-    values |= {
-        "weights_B": float(estimate.weights_B), "kv_B": float(estimate.kv_B), "workspace_B": float(estimate.workspace_B),
-        "params_active": float(arch.params_active), "params_active_nonembedding": float(arch.params_active_nonembedding),
-        "request_energy_J": float(estimate.request_energy_J),
+    columns = {key: metric(kind, batch, estimate) for key, kind in _VALUES}
+    spreads = {key: math.exp(_Z90 * metric_log_sd(kind, model.rates, energy_log)) for key, kind in _VALUES}
+    columns |= {
+        "weights_B": estimate.weights_B, "kv_B": estimate.kv_B, "workspace_B": estimate.workspace_B,
+        "params_active": batch.params_active, "params_active_nonembedding": batch.params_active_nonembedding,
+        "request_energy_J": estimate.request_energy_J,
     }  # fmt: skip
-    values = {key: value for key, value in values.items() if math.isfinite(value)}
+    shape = (len(archs),)
+    table = {key: np.broadcast_to(np.asarray(value, dtype=float), shape) for key, value in columns.items()}
+    marks = _marks(problem, batch, precision, shape)
+    out = []
+    for i, arch in enumerate(archs):
+        values = {key: float(column[i]) for key, column in table.items() if math.isfinite(column[i])}
+        loss, deviation = float(np.broadcast_to(mean, shape)[i]), float(np.broadcast_to(std, shape)[i])
+        intervals = {"loss": (loss - _Z90 * deviation, loss + _Z90 * deviation)}
+        intervals |= {k: (values[k] / s, values[k] * s) for k, s in spreads.items() if s > 1 and k in values}
+        out.append(
+            Candidate(
+                name="", architecture=arch, precision=precision, loss=loss, loss_std=deviation, values=values,
+                intervals=intervals, p_budget=_budget_probability(problem, model, values), marks=marks[i],
+            )
+        )  # fmt: skip
+    return out
+
+
+def _budget_probability(problem: Problem, model: RooflineModel, values: Mapping[str, float]) -> float:
+    energy_log = model.power.interval_log if model.power else 0.0
     chance = 1.0
-    for bound_name, bound in problem.budget.bounds().items():
-        kind = bound_name.rsplit("_", 1)[0] if bound_name != "params" else bound_name
+    for name, bound in problem.budget.bounds().items():
+        kind = name.rsplit("_", 1)[0] if name != "params" else name
         sd = metric_log_sd(kind, model.rates, energy_log)
-        value = values.get(bound_name, math.nan)
+        value = values[name]
         if sd > 0 and value > 0:
             chance *= _NORMAL.cdf((math.log(bound) - math.log(value)) / sd)
         elif value > bound:
             chance = 0.0
-    return Candidate(
-        name=name, architecture=arch, precision=precision, loss=loss, loss_std=std, values=values, intervals=intervals,
-        p_budget=chance, marks=_marks(problem, arch, precision),
-    )  # fmt: skip
+    return chance
 
 
-def _marks(problem: Problem, arch: Architecture, precision: str) -> tuple[str, ...]:
-    def on(flags: Mapping[str, Any]) -> list[str]:
-        return [name for name, flag in flags.items() if bool(np.asarray(flag).any())]
+def _marks(problem: Problem, batch: ArchitectureBatch, precision: str, shape: tuple[int]) -> list[tuple[str, ...]]:
+    """Marks of each design: beyond the range of the law's or the calibration's data, and the priors that act."""
+    outside = {k: v for k, v in problem.law.outside(batch, problem.tokens).items() if k != "vocab"}
+    flags = {f"outside:{name}": flag for name, flag in outside.items()}
+    flags |= {f"prior:{name}": flag for name, flag in problem.law.priors(batch).items()}
+    if problem.quantisation_priced:
+        price = quantisation_penalty(batch.params_active_nonembedding, problem.tokens, PRECISIONS[precision])[0]
+        flags["prior:quantisation"] = np.asarray(price) > 0
+    flags |= {f"latency:{name}": flag for name, flag in problem.latency_outside(batch, precision).items()}
+    table = {name: np.broadcast_to(flag, shape) for name, flag in flags.items()}
+    return [tuple(name for name, column in table.items() if column[i]) for i in range(shape[0])]
 
-    marks = [f"outside:{name}" for name in on(problem.law.outside(arch, problem.tokens)) if name != "vocab"]
-    marks += [f"prior:{name}" for name in on(problem.law.priors(arch))]
-    if problem.quantisation_priced and quantisation_penalty(1.0, problem.tokens, PRECISIONS[precision])[0] > 0:
-        marks.append("prior:quantisation")
-    return tuple(marks)
 
-
-def _loss_deviations(problem: Problem, candidates: Sequence[Candidate], rng: np.random.Generator) -> Array:
-    """Draws of the candidates' loss errors, (SAMPLES, n), with the law's joint covariance.
-
-    The covariance follows from pairwise differences: C_ij = (v_i + v_j - Var(L_i - L_j)) / 2. Above MAX_PAIRED candidates
-    only the differences to one of them are used and taken as independent, which overstates how far they may swap.
-    """
+def _front_probabilities(problem: Problem, candidates: Sequence[Candidate], deviations: Array, rng: np.random.Generator) -> Array:
     n = len(candidates)
-    archs = [c.architecture for c in candidates]
-    pool: Array = np.zeros((SAMPLES, n))
-    for norm in sorted({a.qk_norm for a in archs}):
-        rows = [i for i, a in enumerate(archs) if a.qk_norm == norm]
-        batch = ArchitectureBatch.of([archs[i] for i in rows])
-        if n > MAX_PAIRED:
-            _, std = problem.law.difference(batch, archs[rows[len(rows) // 2]], problem.tokens)
-            pool[:, rows] = rng.standard_normal((SAMPLES, len(rows))) * np.asarray(std)
-            continue
-        column, line = _reshaped(batch, (-1, 1)), _reshaped(batch, (1, -1))
-        _, std = problem.law.difference(column, line, problem.tokens)
-        pairs = np.asarray(std) ** 2
-        own = np.asarray(problem.law.predict(batch, problem.tokens, return_std=True)[1]) ** 2
-        covariance = (own[:, None] + own[None, :] - pairs) / 2
-        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-        root = vectors * np.sqrt(np.clip(values, 0, None))
-        pool[:, rows] = rng.standard_normal((SAMPLES, len(rows))) @ root.T
-    quantised = np.array([
-        float(quantisation_penalty(a.params_active_nonembedding, problem.tokens, PRECISIONS[c.precision])[1])
-        for a, c in zip(archs, candidates, strict=True)
-    ])  # fmt: skip
-    if problem.quantisation_priced and quantised.any():
-        pool = pool + rng.standard_normal((SAMPLES, 1)) * quantised
-    return pool
-
-
-def _reshaped(batch: ArchitectureBatch, shape: tuple[int, int]) -> ArchitectureBatch:
-    fields = {}
-    for name in ArchitectureBatch.__dataclass_fields__:
-        value = getattr(batch, name)
-        fields[name] = value.reshape(shape) if isinstance(value, np.ndarray) else value
-    return ArchitectureBatch(**fields)
-
-
-def _front_probabilities(problem: Problem, candidates: Sequence[Candidate], rng: np.random.Generator) -> Array:
-    n = len(candidates)
-    loss = np.array([c.loss for c in candidates]) + _loss_deviations(problem, candidates, rng)
-    columns = [loss] if "loss" in problem.objectives else []
+    if problem.quantisation_priced:
+        priced = [
+            float(quantisation_penalty(c.architecture.params_active_nonembedding, problem.tokens, PRECISIONS[c.precision])[1])
+            for c in candidates
+        ]
+        deviations = deviations + rng.standard_normal((SAMPLES, 1)) * np.array(priced)
+    columns = []
     for kind in problem.objectives:
         if kind == "loss":
+            columns.append(np.array([c.loss for c in candidates]) + deviations)
             continue
         key = next(key for key, name in _VALUES if name == kind)
         value = np.array([c.values[key] for c in candidates])
         sd = np.array([_own_log_sd(problem, c, kind) for c in candidates])
         columns.append(value * np.exp(rng.standard_normal((SAMPLES, n)) * sd))
-    alive = np.zeros(n)
-    for s in range(SAMPLES):
-        points = np.stack([column[s] for column in columns], axis=1)
-        for low in range(0, n, 256):
-            part = points[low : low + 256]
-            better = (points[None] <= part[:, None]).all(-1) & (points[None] < part[:, None]).any(-1)
-            alive[low : low + 256] += ~better.any(axis=1)
+    points = np.stack(columns, axis=-1)
+    alive = sum(moocore.is_nondominated(np.ascontiguousarray(draw), keep_weakly=True).astype(float) for draw in points)
     return np.asarray(alive / SAMPLES)
 
 
@@ -179,7 +162,7 @@ def compare(problem: Problem, name: str, arch: Architecture, precision: str, fro
             f"the baseline '{name}' has a vocabulary of {arch.vocab_size} and the designs {vocab}: losses per token do not "
             f"compare; give --vocab {arch.vocab_size} or leave --vocab out"
         )
-    base = _candidate(problem, name, precision, arch)
+    base = replace(_candidates(problem, precision, [arch])[0], name=name)
     not_slower = [c for c in frontier if c.values["latency_s"] <= base.values["latency_s"]]
     not_worse = [c for c in frontier if c.loss <= base.loss]
     at_latency = min(not_slower, key=lambda c: c.loss, default=None)

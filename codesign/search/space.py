@@ -83,6 +83,8 @@ class DesignSpace:
         for ratio in self.axes["ffn_ratio"]:
             if not (isinstance(ratio, (int, float)) and math.isfinite(ratio) and ratio > 0):
                 raise SpecError(f"axis 'ffn_ratio': {ratio!r} is not a number above zero")
+        if not self.ffn_gated and any(experts for experts, _ in self.axes["experts"]):
+            raise SpecError("a plain FFN (ffn_gated = false) with experts has no known model family; make experts dense only")
         for experts, active in self.axes["experts"]:
             if not (experts == active == 0 or 1 <= active <= experts):
                 raise SpecError(f"axis 'experts': {experts}x{active} is not E experts with 1 to E active")
@@ -223,7 +225,8 @@ def _experts_name(pair: tuple[int, int]) -> str:
 
 
 def default_space(precisions: Sequence[str] = ("fp16",), vocab_size: int = 50304) -> DesignSpace:
-    """Depth 4 to 64, width 256 to 3072 by 128, activated FFN ratio 2.75 to 8, KV heads 1 to 16, dense or experts.
+    """Depth 4 to 80, width 256 to 3072 by 64, activated FFN ratio 2.75 to 8, heads of 64 or 128, 1 to 16 KV heads, dense or
+    8 to 64 experts of which 1 or 2 are active.
 
     Widths, depths and FFN ratios span what the default loss law was fitted on; FFN widths are multiples of 64.
     """
@@ -232,11 +235,11 @@ def default_space(precisions: Sequence[str] = ("fp16",), vocab_size: int = 50304
             "precision": tuple(precisions),
             "vocab_size": (vocab_size,),
             "experts": ((0, 0), (8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (64, 1), (64, 2)),
-            "d_head": (128,),
+            "d_head": (64, 128),
             "n_kv_heads": (1, 2, 4, 8, 16),
-            "n_layers": tuple(range(4, 65)),
-            "d_model": tuple(range(256, 3073, 128)),
-            "ffn_ratio": tuple(2.75 + 0.25 * i for i in range(22)),
+            "n_layers": tuple(range(4, 81)),
+            "d_model": tuple(range(256, 3073, 64)),
+            "ffn_ratio": (2.75, 3.0, 3.25, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 7.5, 8.0),
         },
         name="default",
     )

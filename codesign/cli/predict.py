@@ -1,0 +1,195 @@
+"""`codesign predict MODEL` and `codesign predict --table FILE`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from codesign.roofline.cost import RooflineModel
+
+__all__ = ["predict"]
+
+
+def predict(
+    model: Annotated[str | None, typer.Argument(help="Bundled model (qwen2.5-0.5b), config.json, or its folder.")] = None,
+    device: Annotated[str | None, typer.Option("--device", "-d", help="Device name, alias (orin) or device file.")] = None,
+    precision: Annotated[str, typer.Option(help="fp16, bf16, int8, w8a16, w4a16, q4_k_m, ...")] = "fp16",
+    engine: Annotated[str | None, typer.Option(help="vllm, llama.cpp, mlc-llm, tinychat, transformers, ...")] = None,
+    power_mode: Annotated[str | None, typer.Option(help="Power mode of the device; default: full power.")] = None,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
+    generate: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    tokens: Annotated[str, typer.Option(help="Training tokens that the loss is predicted at.")] = "10B",
+    loss_law: Annotated[str, typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file.")] = "gemstones",
+    breakdown: Annotated[bool, typer.Option("--breakdown", help="Show each operator with its bound.")] = False,
+    table: Annotated[str | None, typer.Option(help="CSV with the columns of published measurements: predict every row.")] = None,
+    archs: Annotated[str | None, typer.Option(help="CSV with the architectures that the table's arch_id names.")] = None,
+    out: Annotated[str | None, typer.Option(help="Write the table here; default: standard output.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="Another calibration file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict latency, memory, energy and loss of one model; or latencies of a table of measurements, with the errors.
+
+    Example: codesign predict qwen2.5-0.5b --device orin --breakdown
+
+    Example: codesign predict --table measured.csv --archs model_archs.csv --out predicted.csv
+    """
+    from pathlib import Path
+
+    from codesign.errors import SpecError
+    from codesign.roofline.calibration import load_calibration
+
+    fits = load_calibration(Path(calibration) if calibration else None)
+    if table is not None:
+        if model is not None or device is not None or archs is None:
+            raise SpecError("--table takes --archs FILE (architectures by arch_id) and neither MODEL nor --device: the rows name their devices")
+        _predict_table(Path(table), Path(archs), Path(out) if out else None, fits)
+        return
+    if model is None or device is None:
+        raise SpecError("give a model and --device, such as: codesign predict qwen2.5-0.5b --device orin; or --table FILE --archs FILE")
+    if archs is not None or out is not None:
+        raise SpecError("--archs and --out go with --table")
+    from codesign.cli.common import workload_of
+    from codesign.devices import load_device
+    from codesign.hf_config import read_config
+    from codesign.predictors import load_law
+    from codesign.roofline.cost import RooflineModel
+    from codesign.roofline.engines import resolve_engine
+    from codesign.units import parse_count
+    from codesign.workload import parse_precision
+
+    form = parse_precision(precision)
+    chosen = load_device(device, power_mode)
+    engine_name = resolve_engine(engine) if engine else fits.engine_for(chosen, form)
+    workload = workload_of(prompt, generate, batch)
+    arch = read_config(model)
+    cost = RooflineModel.of(chosen, fits.rates(chosen, engine_name, form, batch))
+    law = load_law(loss_law)
+    result = _one(arch, cost, workload, form, law, parse_count(tokens, "--tokens"))
+    result |= {"model": model, "device": chosen.name, "power_mode": chosen.power_mode, "engine": engine_name, "precision": form.name,
+               "tokens": parse_count(tokens, "--tokens"), "law": law.name}  # fmt: skip
+    rows = {phase: cost.breakdown(arch, workload, form, phase) for phase in ("prefill", "decode")} if breakdown else {}
+    if as_json:
+        import dataclasses
+        import json
+
+        if breakdown:
+            result["breakdown"] = {phase: [dataclasses.asdict(row) for row in ops] for phase, ops in rows.items()}
+        print(json.dumps(result, indent=1, allow_nan=False))
+        return
+    _print_one(result, cost, law)
+    for phase, operators in rows.items():
+        _print_breakdown(phase, operators)
+
+
+def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tokens: float) -> dict[str, Any]:
+    """Every figure of one model, with 90 % intervals; what is unknown is None."""
+    import math
+
+    import numpy as np
+
+    from codesign.predictors.quantisation import quantisation_penalty
+    from codesign.search.problem import metric, metric_log_sd
+
+    estimate = cost.estimate(arch, workload, form)
+    energy_log = cost.power.interval_log if cost.power else 0.0
+    result: dict[str, Any] = {"params": int(arch.params_total), "params_active": int(arch.params_active)}
+    for key, name in (("ttft_s", "ttft"), ("latency_s", "latency"), ("e2e_s", "e2e"), ("memory_B", "memory"),
+                      ("energy_J", "energy"), ("power_W", "power")):  # fmt: skip
+        value = float(metric(name, arch, estimate))
+        known = math.isfinite(value)
+        spread = math.exp(1.645 * metric_log_sd(name, cost.rates, energy_log))
+        result[key] = value if known else None
+        if spread > 1:
+            result[f"{key}_90"] = [value / spread, value * spread] if known else None
+    result |= {"weights_B": float(estimate.weights_B), "kv_B": float(estimate.kv_B), "workspace_B": float(estimate.workspace_B),
+               "fits_memory": bool(estimate.peak_memory_B <= cost.device.memory_usable_B)}  # fmt: skip
+    mean, std = (float(np.asarray(v)) for v in law.predict(arch, tokens, return_std=True))
+    if law.name != "paper":
+        shift, spread_q = quantisation_penalty(arch.params_active_nonembedding, tokens, form)
+        mean, std = mean + float(shift), math.hypot(std, float(spread_q))
+    result |= {"loss": mean, "loss_90": [mean - 1.645 * std, mean + 1.645 * std]}
+    result["outside"] = [name for name, flag in law.outside(arch, tokens).items() if bool(np.any(flag)) and name != "vocab"]
+    result["priors"] = [name for name, flag in law.priors(arch).items() if bool(np.any(flag))]
+    return result
+
+
+def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
+    import math
+
+    from codesign.cli.common import console
+    from codesign.roofline.calibration import LEVELS
+    from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
+
+    screen = console()
+    active = f" ({format_count(result['params_active'])} active)" if result["params_active"] < result["params"] else ""
+    mode = f" at {result['power_mode']}" if result["power_mode"] else ""
+    screen.print(f"{result['model']}: {format_count(result['params'])} parameters{active} on {cost.device.title}{mode}, {result['engine']}, {result['precision']}")
+
+    def line(label: str, key: str, show: Any) -> None:
+        value, span = result[key], result.get(f"{key}_90")
+        if value is None:
+            screen.print(f"  {label:<22} unknown: no power model for this device")
+            return
+        interval = f"   90 %: {show(span[0])} to {show(span[1])}" if span else ""
+        screen.print(f"  {label:<22} {show(value)}{interval}")
+
+    line("time to first token", "ttft_s", format_seconds)
+    line("time per token", "latency_s", format_seconds)
+    line("whole request", "e2e_s", format_seconds)
+    line("peak memory", "memory_B", format_bytes)
+    screen.print(f"  {'':<22} weights {format_bytes(result['weights_B'])}, KV cache {format_bytes(result['kv_B'])}, workspace {format_bytes(result['workspace_B'])}; "
+                 f"the device has {format_bytes(cost.device.memory_usable_B)} free" + ("" if result["fits_memory"] else ": DOES NOT FIT"))  # fmt: skip
+    line("energy per token", "energy_J", lambda v: format_energy(v, 2))
+    line("mean power", "power_W", lambda v: format_power(v, 2))
+    low, high = result["loss_90"]
+    screen.print(f"  {'loss':<22} {result['loss']:.3f} nats per token after {result['tokens'] / 1e9:g}B tokens   90 %: {low:.3f} to {high:.3f}")
+    screen.print(f"  law: {law.summary()}")
+    if result["outside"]:
+        screen.print(f"  outside the range of the law's data: {', '.join(result['outside'])}")
+    if result["priors"]:
+        screen.print(f"  labelled priors act: {', '.join(result['priors'])}")
+    for phase in ("decode", "prefill"):
+        rates = cost.rates.of(phase)  # type: ignore[arg-type]
+        screen.print(f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows); 90 % interval: times or divided by {math.exp(rates.interval_log):.2f}")
+    if cost.power is not None:
+        screen.print(f"  energy: {cost.power.source.split(';')[0]}")
+
+
+def _print_breakdown(phase: str, operators: list[Any]) -> None:
+    from rich.table import Table
+
+    from codesign.cli.common import console
+    from codesign.units import format_bytes, format_count, format_seconds
+
+    total = sum(op.seconds for op in operators)
+    table = Table(title=f"{phase}: {format_seconds(total)}", title_justify="left")
+    for heading in ("operator", "times", "FLOP", "bytes", "time", "share", "bound by"):
+        table.add_column(heading, justify="left" if heading in ("operator", "bound by") else "right")
+    for op in operators:
+        table.add_row(op.name, f"{op.count:g}", format_count(op.flop) if op.flop else "-", format_bytes(op.bytes_moved) if op.bytes_moved else "-",
+                      format_seconds(op.seconds), f"{100 * op.seconds / total:.1f} %", op.bound)  # fmt: skip
+    console().print(table)
+
+
+def _predict_table(path: Any, archs: Any, out: Any, fits: Any) -> None:
+    import os
+    import sys
+
+    from codesign.errors import SpecError
+    from codesign.roofline.score_table import predicted_table
+
+    text, summary = predicted_table(path, archs, fits)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            temporary = out.with_name(f".{out.name}.part-{os.getpid()}")
+            temporary.write_text(text, encoding="utf-8", newline="")
+            os.replace(temporary, out)
+        except OSError as error:
+            raise SpecError(f"cannot write {out}: {error}; give a writable --out") from error
+    for line in summary:
+        print(line, file=sys.stderr)

@@ -1,0 +1,351 @@
+"""`codesign search`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from codesign.search import Candidate, Frontier
+
+__all__ = ["search"]
+
+MAX_ROWS = 25
+
+
+def search(
+    device: Annotated[str, typer.Option("--device", "-d", help="Device name, alias (orin) or device file.")],
+    latency: Annotated[str | None, typer.Option(help="Bound on the time per generated token, such as 20ms.")] = None,
+    ttft: Annotated[str | None, typer.Option(help="Bound on the time to first token, such as 500ms.")] = None,
+    e2e: Annotated[str | None, typer.Option(help="Bound on the whole request, such as 2s.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Bound on peak memory, such as 8GB.")] = None,
+    energy: Annotated[str | None, typer.Option(help="Bound on energy per generated token, such as 500mJ.")] = None,
+    power: Annotated[str | None, typer.Option(help="Bound on mean power, such as 15W.")] = None,
+    params: Annotated[str | None, typer.Option(help="Bound on stored parameters, such as 3B.")] = None,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
+    generate: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp16, bf16, int8, w8a16, w4a16, q4_k_m, ...; several are searched over.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, llama.cpp, mlc-llm, tinychat, transformers, tensorrt-llm, ...")] = None,
+    power_mode: Annotated[str | None, typer.Option(help="Power mode of the device, such as 30W; default: full power.")] = None,
+    tokens: Annotated[str, typer.Option(help="Training tokens of every design.")] = "10B",
+    objectives: Annotated[str, typer.Option(help="Two or more of loss,latency,ttft,e2e,memory,energy,params.")] = "loss,latency",
+    space: Annotated[str, typer.Option(help="default, paper, or a TOML file with an [axes] table.")] = "default",
+    loss_law: Annotated[str, typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file.")] = "gemstones",
+    vocab: Annotated[int | None, typer.Option(help="Size of your tokenizer; default: the baseline's, else 50304.")] = None,
+    baseline: Annotated[list[str] | None, typer.Option(help="Known model (qwen2.5-0.5b), config.json or its folder; repeatable.")] = None,
+    confidence: Annotated[float, typer.Option(help="Probability with which each time and energy bound must hold.")] = 0.5,
+    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Keep designs outside the loss law's data.")] = False,
+    solver: Annotated[str, typer.Option(help="auto, exact or heuristic.")] = "auto",
+    evaluations: Annotated[int, typer.Option(help="Evaluations of the heuristic solver.")] = 20_000,
+    calibration: Annotated[str | None, typer.Option(help="Another calibration file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
+    out: Annotated[str | None, typer.Option(help="Folder of the run; default: results/<device>-<budget>-<id>.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the frontier as JSON Lines instead of the table.")] = False,
+    plot: Annotated[bool, typer.Option(help="Write pareto.png.")] = True,
+) -> None:
+    """Find the Pareto frontier of decoder architectures for a device and a budget.
+
+    Give at least one bound. Writes frontier.jsonl, frontier.csv, pareto.png and a config.json for each design.
+
+    Example: codesign search --device orin --latency 20ms --baseline qwen2.5-0.5b
+    """
+    from pathlib import Path
+
+    from codesign import units
+    from codesign.budget import Budget
+    from codesign.cli.common import parse_list, workload_of
+    from codesign.devices import load_device
+    from codesign.errors import SpecError
+    from codesign.hf_config import read_config
+    from codesign.predictors import load_law
+    from codesign.roofline.calibration import load_calibration
+    from codesign.roofline.engines import resolve_engine
+    from codesign.search import build_problem, load_space
+    from codesign.search import search as run_search
+    from codesign.workload import parse_precision
+
+    budget = Budget(
+        latency_s=units.parse_seconds(latency, "--latency") if latency else None,
+        ttft_s=units.parse_seconds(ttft, "--ttft") if ttft else None,
+        e2e_s=units.parse_seconds(e2e, "--e2e") if e2e else None,
+        memory_B=units.parse_bytes(memory, "--memory") if memory else None,
+        energy_J=units.parse_energy(energy, "--energy") if energy else None,
+        power_W=units.parse_power(power, "--power") if power else None,
+        params=units.parse_count(params, "--params") if params else None,
+        confidence=confidence,
+    )
+    if not budget.bounds():
+        raise SpecError("no budget given; give at least one of --latency, --ttft, --e2e, --memory, --energy, --power, --params, such as --latency 20ms")  # fmt: skip
+    if vocab is not None and vocab < 2:
+        raise SpecError(f"--vocab {vocab} must be at least 2: the size of your tokenizer")
+    if evaluations < 1:
+        raise SpecError(f"--evaluations {evaluations} must be at least 1")
+    if seed < 0:
+        raise SpecError(f"--seed {seed} must not be negative")
+    chosen = load_device(device, power_mode)
+    workload = workload_of(prompt, generate, batch)
+    precisions = list(dict.fromkeys(parse_precision(name).name for name in parse_list(precision) or ["fp16"]))
+    models = {Path(name).stem if name.endswith(".json") else Path(name).name: read_config(name) for name in parse_list(baseline)}
+    vocab_size = vocab or next((arch.vocab_size for arch in models.values()), 50304)
+    law = load_law(loss_law)
+    designs = load_space(space, precisions, vocab_size)
+    fits = load_calibration(Path(calibration) if calibration else None)
+    first = parse_precision(str(designs.axes["precision"][0]))
+    engine_name = resolve_engine(engine) if engine else fits.engine_for(chosen, first)
+    problem = build_problem(
+        device=chosen,
+        engine=engine_name,
+        space=designs,
+        workload=workload,
+        budget=budget,
+        law=law,
+        tokens=units.parse_count(tokens, "--tokens"),
+        objectives=parse_list([objectives]),
+        allow_extrapolation=allow_extrapolation,
+        calibration=fits,
+    )
+    folder = Path(out) if out else Path("results") / _run_name(problem, engine_name, budget, models, seed)
+    _check_writable(folder)
+    frontier = _with_progress(
+        lambda on_progress, state: run_search(
+            problem, baselines=models, seed=seed, solver=solver, evaluations=evaluations, on_progress=on_progress,
+            state=state, provenance=_provenance(engine_name, fits),
+        ),
+        folder,
+        problem.space.size,
+    )  # fmt: skip
+    from codesign.report import write_run
+
+    write_run(frontier, folder, plot=plot)
+    if as_json:
+        print(frontier.to_jsonl(), end="")
+        return
+    _print(frontier, folder)
+
+
+def _run_name(problem: Any, engine: str, budget: Any, models: dict[str, Any], seed: int) -> str:
+    """Device, first bound, and eight digits of everything that decides the result: equal searches share a folder."""
+    import hashlib
+
+    from codesign.budget import FORMATS
+    from codesign.search.enumerate import fingerprint
+
+    device = next(iter(problem.models.values())).device
+    name, bound = next(iter(budget.bounds().items()))
+    shown = FORMATS[name](bound).replace(" ", "")
+    everything = fingerprint(problem, f"{engine} {seed} {sorted((k, repr(v)) for k, v in models.items())}")
+    short = device.aliases[0] if device.aliases else device.name
+    return f"{short}-{shown}-{hashlib.sha256(everything.encode()).hexdigest()[:8]}"
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before the search, not after it."""
+    import os
+
+    from codesign.errors import SpecError
+
+    parent = folder.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"cannot write the run to {folder}: {error}; give a writable --out") from error
+    if not os.access(parent, os.W_OK):
+        raise SpecError(f"cannot write the run to {folder}: {parent} is not writable; give a writable --out")
+
+
+def _provenance(engine: str, fits: Any) -> dict[str, Any]:
+    import sys
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        number = version("codesign-llm")
+    except PackageNotFoundError:
+        number = "unknown"
+    return {
+        "codesign": number,
+        "command": ["codesign", *sys.argv[1:]],
+        "engine": engine,
+        "calibration_held_out": {"prefill": fits.prefill.held_out, "decode": fits.decode.held_out},
+    }
+
+
+def _with_progress(run: Any, folder: Path, size: int) -> Frontier:
+    """Run with a bar on stderr where it is a terminal and the space is large, and with a state file to resume from."""
+    import sys
+
+    if size < 5_000_000:
+        result: Frontier = run(None, None)
+        return result
+    state = folder.with_name(f".{folder.name}.state.json")
+    if not sys.stderr.isatty():
+        result = run(None, state)
+        return result
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("searching"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("search", total=size)
+        result = run(lambda p: bar.update(task, completed=p.done, total=p.total), state)
+    return result
+
+
+def _print(frontier: Frontier, folder: Path) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from codesign.cli.common import console
+
+    screen = console()
+    shown = _spread(frontier.candidates)
+    columns = _columns(frontier, screen.width)
+    table = Table(title=_title(frontier), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading in ("FFN", "marks", "bits") else "right", no_wrap=True)
+    for c in shown:
+        table.add_row(*(show(c) for _, show in columns))
+    screen.print(table)
+    if len(shown) < len(frontier.candidates):
+        screen.print(f"{len(shown)} of {len(frontier.candidates)} designs shown, evenly along the frontier; all are in frontier.csv")
+    for line in _assumptions(frontier):
+        screen.print(line)
+    for baseline in frontier.baselines:
+        for line in _baseline_lines(frontier, baseline):
+            screen.print(line)
+    screen.print(f"\nwritten: {folder}/ (frontier.jsonl, frontier.csv, pareto.png, design-N/config.json)")
+
+
+def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candidate], str]]]:
+    """Headings and cells; a narrow terminal gets fewer columns (the files have them all)."""
+    from codesign.cli.common import perplexity
+    from codesign.units import format_bytes, format_count, format_energy, format_seconds
+
+    def ffn(c: Candidate) -> str:
+        a = c.architecture
+        return f"{a.n_experts}x{a.d_ff_expert} top-{a.n_active_experts}" if a.n_experts else str(a.d_ff)
+
+    def size(c: Candidate) -> str:
+        total, active = c.values["params"], c.values["params_active"]
+        return format_count(total) + (f" ({format_count(active)})" if active < total else "")
+
+    def joules(c: Candidate) -> str:
+        return format_energy(c.values["energy_J"], 2).replace(" ", "") if "energy_J" in c.values else "-"
+
+    columns: list[tuple[int, str, Callable[[Candidate], str]]] = [
+        (0, "#", lambda c: c.name.removeprefix("design-")),
+        (0, "L", lambda c: str(c.architecture.n_layers)),
+        (0, "width", lambda c: str(c.architecture.d_model)),
+        (0, "heads", lambda c: f"{c.architecture.n_heads}/{c.architecture.n_kv_heads}"),
+        (0, "FFN", ffn),
+        (92, "params (act.)", size),
+        (0, "ms/tok", lambda c: f"{1e3 * c.values['latency_s']:.1f}"),
+        (98, "TTFT", lambda c: format_seconds(c.values["ttft_s"], 2).replace(" ", "")),
+        (106, "memory", lambda c: format_bytes(c.values["memory_B"], 2).replace(" ", "")),
+        (114, "energy", joules),
+        (0, "loss, 90 %", lambda c: f"{c.loss:.3f}±{1.645 * c.loss_std:.3f}"),
+        (126, "ppl", lambda c: f"{perplexity(c.loss):.1f}"),
+        (78, "fits", lambda c: f"{c.p_budget:.2f}"),
+        (120, "front", lambda c: f"{c.p_front:.2f}"),
+        (0, "marks", _short_marks),
+    ]
+    if len({c.precision for c in frontier.candidates}) > 1:
+        columns.insert(1, (0, "bits", lambda c: c.precision))
+    return [(heading, show) for least, heading, show in columns if width >= least]
+
+
+def _spread(candidates: tuple[Candidate, ...]) -> list[Candidate]:
+    if len(candidates) <= MAX_ROWS:
+        return list(candidates)
+    step = (len(candidates) - 1) / (MAX_ROWS - 1)
+    return [candidates[round(i * step)] for i in range(MAX_ROWS)]
+
+
+_MARKS = {
+    "prior:kv": ("K", "KV width differs from the law's data: a published term"),
+    "prior:moe": ("E", "experts: effective parameters, transferred from another data set"),
+    "prior:ffn_ratio": ("F", "FFN ratio differs from the law's data"),
+    "prior:d_head": ("H", "head size differs from the law's data"),
+    "prior:vocab": ("V", "vocabulary differs from the law's data: compare losses within this run only"),
+    "prior:quantisation": ("Q", "price of quantised weights: a published law"),
+    "latency:size_here": ("S", "smaller or larger than any model measured on this device, engine and precision"),
+    "latency:experts_here": ("M", "no mixture of experts measured on this device, engine and precision"),
+    "latency:size": ("!S", "smaller or larger than any model measured anywhere"),
+    "latency:experts": ("!M", "no mixture of experts measured anywhere"),
+}
+
+
+def _short_marks(candidate: Candidate) -> str:
+    each = [mark for mark in candidate.marks if mark != "prior:vocab"]  # the same for all: told below the table
+    letters = [_MARKS[mark][0] if mark in _MARKS else "!" + mark.removeprefix("outside:") for mark in each]
+    return " ".join(dict.fromkeys(letters))
+
+
+def _title(frontier: Frontier) -> str:
+    p = frontier.provenance
+    w = p["workload"]
+    mode = f" at {p['device']['power_mode']}" if p["device"]["power_mode"] else ""
+    return f"{p['device']['title']}{mode}, {p['engine']}, {w['prompt_tokens']} in, {w['output_tokens']} out, batch {w['batch_size']}"
+
+
+def _assumptions(frontier: Frontier) -> list[str]:
+    """What the answer rests on, in words."""
+    import math
+
+    p = frontier.provenance
+    lines = [p["certificate"]]
+    for name, rates in p["rates"].items():
+        d, f = rates["decode"], rates["prefill"]
+        lines.append(
+            f"latency ({name}): decode {d['rows']} rows, prefill {f['rows']} rows of this device, engine and precision; decode: "
+            f"{d['level']}; 90 % interval: times or divided by {math.exp(d['interval_log']):.2f} (decode), "
+            f"{math.exp(f['interval_log']):.2f} (prefill)"
+        )
+    held = p["calibration_held_out"]["decode"]
+    shown = [f"{held[way]['mape_pct']:.0f} % with {way}s left out" for way in ("model", "source", "device") if way in held]
+    lines.append(f"calibration: decode error {', '.join(shown)} ({p['calibration'].split(';')[0]})")
+    lines.append(f"loss: {p['tokens'] / 1e9:g}B training tokens; law {p['law']['summary']}")
+    if p["power_model"]:
+        lines.append(f"energy: {p['power_model']['source'].split(';')[0]}")
+    marks = {mark for c in frontier.candidates for mark in c.marks}
+    told = [f"{letter}: {text}" for mark, (letter, text) in _MARKS.items() if mark in marks]
+    beyond = sorted(mark.removeprefix("outside:") for mark in marks if mark.startswith("outside:"))
+    if beyond:
+        told.append(f"!: outside the range of the law's data ({', '.join(beyond)})")
+    if told:
+        lines.append("marks: " + "; ".join(told))
+    lines.append("fits: probability that the budget holds; front: probability that no other design here is better in every objective")
+    return lines
+
+
+def _baseline_lines(frontier: Frontier, baseline: Any) -> list[str]:
+    from codesign.cli.common import perplexity
+    from codesign.units import format_count
+
+    c = baseline.candidate
+    tokens = f"{frontier.provenance['tokens'] / 1e9:g}B"
+    low, high = (1e3 * v for v in c.intervals.get("latency_s", (c.values["latency_s"],) * 2))
+    lines = [
+        f"\n{c.name} ({format_count(c.values['params'])} parameters), scored by the same law at the same {tokens} training tokens: "
+        f"{1e3 * c.values['latency_s']:.1f} ms ({low:.1f}-{high:.1f}), loss {c.loss:.3f} ± {1.645 * c.loss_std:.3f}, "
+        f"perplexity {perplexity(c.loss):.1f}"
+    ]
+    outside = [mark.split(":")[1] for mark in c.marks if mark.startswith("outside:")]
+    if outside:
+        lines.append(f"  outside the range of the law's data: {', '.join(outside)}")
+    for name, gap in (("at its latency", baseline.at_latency), ("at its loss", baseline.at_loss)):
+        if gap is None:
+            lines.append(f"  {name}: nothing on this frontier (see the budget)")
+            continue
+        (a, b), (x, y) = gap.loss_interval, gap.latency_interval
+        lines.append(
+            f"  {name}: {gap.design}, loss {gap.loss_difference:+.3f} ({a:+.3f} to {b:+.3f}), perplexity "
+            f"{100 * (gap.perplexity_ratio - 1):+.1f} %, latency x {gap.latency_ratio:.2f} ({x:.2f}-{y:.2f})"
+        )
+    return lines
