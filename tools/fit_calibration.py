@@ -60,7 +60,9 @@ def subsets(obs: list[Observation]) -> dict[str, np.ndarray]:
     return {"256 tokens and more": np.array([o.case.prefill.prompt_tokens >= 256 for o in obs if o.case.prefill])}
 
 
-def validate(obs: list[Observation], out: list[str], rows: list[dict[str, object]]) -> tuple[tuple[float, ...], dict[str, dict[str, float]]]:
+def validate(
+    obs: list[Observation], out: list[str], rows: list[dict[str, object]]
+) -> tuple[tuple[float, ...], dict[str, dict[str, float]]]:
     """Leave out in three ways, append tables to `out` and rows to `rows`; widths and held-out errors."""
     phase = obs[0].phase
     measured = np.array([o.seconds for o in obs])
@@ -129,7 +131,9 @@ def same_setup_noise(cases: list[Case]) -> list[str]:
     for key, sources in sorted(groups.items()):
         if len(sources) > 1:
             medians = sorted(float(np.median(v)) for v in sources.values())
-            lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {key[3]} | {', '.join(sorted(sources))} | {medians[-1] / medians[0]:.2f} |")
+            lines.append(
+                f"| {key[0]} | {key[1]} | {key[2]} | {key[3]} | {', '.join(sorted(sources))} | {medians[-1] / medians[0]:.2f} |"
+            )
     return lines
 
 
@@ -147,7 +151,9 @@ def fit_energy(cases: list[Case]) -> tuple[dict[str, object], list[str]]:
             stated = phase == "decode" or c.source.startswith("S16")  # S08's power is that of decode
             if c.device.name == "jetson_agx_orin_64gb" and c.power_W > 0 and long and stated:
                 flop, moved = float(o.flop @ o.count), float(o.moved @ o.count)
-                rows.append((c.source, phase, c.model, c.device.power_mode, c.power_W, flop / o.seconds, moved / o.seconds))
+                rows.append(
+                    (c.source, phase, c.model, c.device.power_mode, c.power_W, flop / o.seconds, moved / o.seconds)
+                )
     sources = sorted({row[0] for row in rows})
 
     def solve(keep: list[tuple]) -> np.ndarray:
@@ -175,7 +181,9 @@ def fit_energy(cases: list[Case]) -> tuple[dict[str, object], list[str]]:
         left = np.array([power(solve([row for row in rows if row[0] != source]), row) for row in mine])
         outside = errors(left, measured)
         worst += list(np.abs(np.log(left / measured)))
-        out.append(f"| {source} | {len(mine)} | {inside['mape_pct']} | {inside['bias_pct']} | {outside['mape_pct']} | {outside['bias_pct']} |")
+        out.append(
+            f"| {source} | {len(mine)} | {inside['mape_pct']} | {inside['bias_pct']} | {outside['mape_pct']} | {outside['bias_pct']} |"
+        )
     width = float(np.quantile(worst, 0.9))
     out.append(f"\n90 % interval: times or divided by {np.exp(width):.2f} (90th percentile of the errors with a source left out). "
                f"Other devices: times or divided by {np.exp(2 * width):.2f}, twice as wide in the logarithm: an assumption, no "
@@ -194,7 +202,9 @@ def fit_energy(cases: list[Case]) -> tuple[dict[str, object], list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "latency")
-    parser.add_argument("--fit-only", action="store_true", help="skip the held-out errors; keep the intervals of the last run")
+    parser.add_argument(
+        "--fit-only", action="store_true", help="skip the held-out errors; keep the intervals of the last run"
+    )
     args = parser.parse_args()
     cases, reasons = read_cases(args.data)
     out = ["# Latency calibration: held-out errors\n", f"Made by `{COMMAND}` from the rows of quality A and B of published "
@@ -229,7 +239,13 @@ def main() -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print("\n".join(line for line in out if line.startswith(("| model |", "| source |", "| device |", "## ", "Cross", "\nCross"))))
+    print(
+        "\n".join(
+            line
+            for line in out
+            if line.startswith(("| model |", "| source |", "| device |", "## ", "Cross", "\nCross"))
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ Z80 = 1.2815515655446004
 Rows = list[dict[str, str]]
 #: Tight bounds: at 0.3 log units the GP has bumps between the training shapes that a search would run into.
 TIGHT = Recipe("aspect", True, max_std=0.02, scale_bounds=(1.5, 4.0))
-CANDIDATES = [replace(TIGHT, form=f, gp=g) for f in ("aspect", "chinchilla", "additive", "depth_width") for g in (True, False)]
+CANDIDATES = [
+    replace(TIGHT, form=f, gp=g) for f in ("aspect", "chinchilla", "additive", "depth_width") for g in (True, False)
+]
 
 
 @dataclass
@@ -104,7 +106,9 @@ def load(folder: Path) -> list[Set]:
         Set("gemstones", "Gemstones, annealed runs (Dolma validation)", "mcleish7/gemstone-scaling-laws, MIT", gem,
             dataset(gem, n), n >= 0.8e9, "largest N out (N_nonembed >= 0.8B)", 0.0264, kv_share=0.5)
     ]  # fmt: skip
-    grid = [r for r in read(folder, "openlm_grid.csv") if r["batch_tokens"] == "131072" and r["is_best_of_shape"] == "1"]
+    grid = [
+        r for r in read(folder, "openlm_grid.csv") if r["batch_tokens"] == "131072" and r["is_best_of_shape"] == "1"
+    ]
     grid = best_of(grid, lambda r: (int(r["d_model"]), int(r["n_layers"])))
     total = column(grid, "params_total")
     sets.append(
@@ -129,7 +133,9 @@ def load(folder: Path) -> list[Set]:
             dataset(routed, active, n="params_active", mixture=True), column(routed, "d_model") == 2048,
             "largest size out (d = 2048, l = 24)", 0.0263, candidates=moe, token_term=False, gated=False)
     )  # fmt: skip
-    step = best_of(read(folder, "steplaw_dense.csv"), lambda r: (int(r["d_model"]), int(r["n_layers"]), float(r["tokens"])))
+    step = best_of(
+        read(folder, "steplaw_dense.csv"), lambda r: (int(r["d_model"]), int(r["n_layers"]), float(r["tokens"]))
+    )
     n = column(step, "params_nonembed_active")
     law = [Recipe("chinchilla", False), Recipe("additive", False)]
     sets.append(
@@ -233,7 +239,9 @@ def ratio_range(entry: Set) -> list[float]:
 
 def head_prior(folder: Path) -> dict[str, Any]:
     """``c min(0, ln(d_head/128))^2`` per width of openlm_grid (shapes demeaned), widths of at least 512."""
-    rows = [r for r in read(folder, "openlm_grid.csv") if r["batch_tokens"] == "131072" and r["is_best_of_shape"] == "1"]
+    rows = [
+        r for r in read(folder, "openlm_grid.csv") if r["batch_tokens"] == "131072" and r["is_best_of_shape"] == "1"
+    ]
     found = []
     for width in sorted({int(r["d_model"]) for r in rows if int(r["d_model"]) >= 512}):
         part = [r for r in rows if int(r["d_model"]) == width]
@@ -307,6 +315,7 @@ def moe_prior(core: Core, rows: Rows) -> dict[str, Any]:
 
 def namespace(rows: Rows) -> SimpleNamespace:
     """steplaw_moe rows as an architecture of arrays (one shared expert)."""
+
     def col(name: str) -> np.ndarray:
         return column(rows, name)
 
@@ -321,7 +330,9 @@ def namespace(rows: Rows) -> SimpleNamespace:
 
 def transfer(law: LossLaw, folder: Path) -> tuple[dict[str, Any], list[tuple[str, dict[str, float]]]]:
     """Carry the gain to steplaw_moe on the StepLaw dense law: as fitted, with the best factor, with none."""
-    rows = best_of(read(folder, "steplaw_moe.csv"), lambda r: (int(r["n_experts"]), int(r["top_k"]), float(r["tokens"])))
+    rows = best_of(
+        read(folder, "steplaw_moe.csv"), lambda r: (int(r["n_experts"]), int(r["top_k"]), float(r["tokens"]))
+    )
     arch, tokens, loss = namespace(rows), column(rows, "tokens"), column(rows, "loss")
     prior = law.meta["priors"]["moe"]
 
@@ -384,7 +395,15 @@ def paper_law(gem: Set) -> tuple[dict[str, Any], dict[str, float]]:
 
 
 def line(name: str, split: str, form: str, s: dict[str, float]) -> list[str]:
-    cells = [name, split, form, f"{s['n_train']:.0f}", f"{s['n_test']:.0f}", f"{s['mae']:.4f}", f"{s['rel_err_pct']:.2f}"]
+    cells = [
+        name,
+        split,
+        form,
+        f"{s['n_train']:.0f}",
+        f"{s['n_test']:.0f}",
+        f"{s['mae']:.4f}",
+        f"{s['rel_err_pct']:.2f}",
+    ]
     cells += [f"{s[k]:.3f}" for k in ("spearman", "coverage80", "coverage90")]
     return ["" if c == "nan" else c for c in cells]
 
@@ -458,7 +477,11 @@ def bumps(law: LossLaw) -> list[str]:
             mean, std = law.predict(arch, tokens, return_std=True)
             rise = [float((mean - np.minimum.accumulate(mean, axis)).max()) for axis in (0, 1)]
             rise.append(float((law.predict(arch, 1.1 * tokens) - mean).max()))
-            cells = [f"{tokens / 1e9:.0f}B", f"{ratio}", *(f"{v:.4f}" for v in (*rise, mean.min(), mean.max(), std.min(), std.max()))]
+            cells = [
+                f"{tokens / 1e9:.0f}B",
+                f"{ratio}",
+                *(f"{v:.4f}" for v in (*rise, mean.min(), mean.max(), std.min(), std.max())),
+            ]
             lines.append(f"| {law.name} | " + " | ".join(cells) + " |")
     return lines
 
@@ -481,7 +504,18 @@ def tightness(gem: Set) -> list[str]:
 def report(table: list[list[str]], choices: list[str], gates: list[str], priors: dict[str, Any], studied: list[str],
            held: list[str]) -> None:  # fmt: skip
     """results/loss_validation.{csv,md}."""
-    head = ["law", "split", "form", "n_train", "n_test", "mae_nats", "rel_err_pct", "spearman", "coverage80", "coverage90"]
+    head = [
+        "law",
+        "split",
+        "form",
+        "n_train",
+        "n_test",
+        "mae_nats",
+        "rel_err_pct",
+        "spearman",
+        "coverage80",
+        "coverage90",
+    ]
     out = ROOT / "results"
     out.mkdir(exist_ok=True)
     with (out / "loss_validation.csv").open("w", newline="", encoding="utf-8") as handle:

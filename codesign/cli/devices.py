@@ -10,7 +10,9 @@ __all__ = ["devices"]
 
 
 def devices(
-    name: Annotated[str | None, typer.Argument(help="A device, an alias (orin), or a device file. Without: list all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A device, an alias (orin), or a device file. Without: list all.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the devices, or show one with its power modes and sources.
@@ -25,7 +27,11 @@ def devices(
     if name is not None:
         device = load_device(name)
         if as_json:
-            print(json.dumps({**device_row(device), "sources": dict(device.sources), "power_modes": mode_rows(device)}, indent=1))
+            print(
+                json.dumps(
+                    {**device_row(device), "sources": dict(device.sources), "power_modes": mode_rows(device)}, indent=1
+                )
+            )
         else:
             print(describe(device))
         return

@@ -13,8 +13,12 @@ __all__ = ["predict"]
 
 
 def predict(
-    model: Annotated[str | None, typer.Argument(help="Bundled model (qwen2.5-0.5b), config.json, or its folder.")] = None,
-    device: Annotated[str | None, typer.Option("--device", "-d", help="Device name, alias (orin) or device file.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Bundled model (qwen2.5-0.5b), config.json, or its folder.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", "-d", help="Device name, alias (orin) or device file.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp16, bf16, int8, w8a16, w4a16, q4_k_m, ...")] = "fp16",
     engine: Annotated[str | None, typer.Option(help="vllm, llama.cpp, mlc-llm, tinychat, transformers, ...")] = None,
     power_mode: Annotated[str | None, typer.Option(help="Power mode of the device; default: full power.")] = None,
@@ -22,10 +26,16 @@ def predict(
     generate: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
     tokens: Annotated[str, typer.Option(help="Training tokens that the loss is predicted at.")] = "10B",
-    loss_law: Annotated[str, typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file.")] = "gemstones",
+    loss_law: Annotated[
+        str, typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file.")
+    ] = "gemstones",
     breakdown: Annotated[bool, typer.Option("--breakdown", help="Show each operator with its bound.")] = False,
-    table: Annotated[str | None, typer.Option(help="CSV with the columns of published measurements: predict every row.")] = None,
-    archs: Annotated[str | None, typer.Option(help="CSV with the architectures that the table's arch_id names.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="CSV with the columns of published measurements: predict every row.")
+    ] = None,
+    archs: Annotated[
+        str | None, typer.Option(help="CSV with the architectures that the table's arch_id names.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Write the table here; default: standard output.")] = None,
     calibration: Annotated[str | None, typer.Option(help="Another calibration file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -44,11 +54,15 @@ def predict(
     fits = load_calibration(Path(calibration) if calibration else None)
     if table is not None:
         if model is not None or device is not None or archs is None:
-            raise SpecError("--table takes --archs FILE (architectures by arch_id) and neither MODEL nor --device: the rows name their devices")
+            raise SpecError(
+                "--table takes --archs FILE (architectures by arch_id) and neither MODEL nor --device: the rows name their devices"
+            )
         _predict_table(Path(table), Path(archs), Path(out) if out else None, fits)
         return
     if model is None or device is None:
-        raise SpecError("give a model and --device, such as: codesign predict qwen2.5-0.5b --device orin; or --table FILE --archs FILE")
+        raise SpecError(
+            "give a model and --device, such as: codesign predict qwen2.5-0.5b --device orin; or --table FILE --archs FILE"
+        )
     if archs is not None or out is not None:
         raise SpecError("--archs and --out go with --table")
     from codesign.cli.common import workload_of
@@ -111,7 +125,9 @@ def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tok
         shift, spread_q = quantisation_penalty(arch.params_active_nonembedding, tokens, form)
         mean, std = mean + float(shift), math.hypot(std, float(spread_q))
     result |= {"loss": mean, "loss_90": [mean - 1.645 * std, mean + 1.645 * std]}
-    result["outside"] = [name for name, flag in law.outside(arch, tokens).items() if bool(np.any(flag)) and name != "vocab"]
+    result["outside"] = [
+        name for name, flag in law.outside(arch, tokens).items() if bool(np.any(flag)) and name != "vocab"
+    ]
     result["priors"] = [name for name, flag in law.priors(arch).items() if bool(np.any(flag))]
     return result
 
@@ -126,7 +142,9 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
     screen = console()
     active = f" ({format_count(result['params_active'])} active)" if result["params_active"] < result["params"] else ""
     mode = f" at {result['power_mode']}" if result["power_mode"] else ""
-    screen.print(f"{result['model']}: {format_count(result['params'])} parameters{active} on {cost.device.title}{mode}, {result['engine']}, {result['precision']}")
+    screen.print(
+        f"{result['model']}: {format_count(result['params'])} parameters{active} on {cost.device.title}{mode}, {result['engine']}, {result['precision']}"
+    )
 
     def line(label: str, key: str, show: Any) -> None:
         value, span = result[key], result.get(f"{key}_90")
@@ -145,15 +163,19 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
     line("energy per token", "energy_J", lambda v: format_energy(v, 2))
     line("mean power", "power_W", lambda v: format_power(v, 2))
     low, high = result["loss_90"]
-    screen.print(f"  {'loss':<22} {result['loss']:.3f} nats per token after {result['tokens'] / 1e9:g}B tokens   90 %: {low:.3f} to {high:.3f}")
+    screen.print(
+        f"  {'loss':<22} {result['loss']:.3f} nats per token after {result['tokens'] / 1e9:g}B tokens   90 %: {low:.3f} to {high:.3f}"
+    )
     screen.print(f"  law: {law.summary()}")
     if result["outside"]:
         screen.print(f"  outside the range of the law's data: {', '.join(result['outside'])}")
     if result["priors"]:
         screen.print(f"  labelled priors act: {', '.join(result['priors'])}")
     for phase in ("decode", "prefill"):
-        rates = cost.rates.of(phase)  # type: ignore[arg-type]
-        screen.print(f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows); 90 % interval: times or divided by {math.exp(rates.interval_log):.2f}")
+        rates = cost.rates.of(phase)
+        screen.print(
+            f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows); 90 % interval: times or divided by {math.exp(rates.interval_log):.2f}"
+        )
     if cost.power is not None:
         screen.print(f"  energy: {cost.power.source.split(';')[0]}")
 

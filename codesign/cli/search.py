@@ -32,22 +32,40 @@ def search(
     precision: Annotated[
         list[str] | None, typer.Option(help="fp16, bf16, int8, w8a16, w4a16, q4_k_m, ...; several are searched over.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm, llama.cpp, mlc-llm, tinychat, transformers, tensorrt-llm, ...")] = None,
-    power_mode: Annotated[str | None, typer.Option(help="Power mode of the device, such as 30W; default: full power.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="vllm, llama.cpp, mlc-llm, tinychat, transformers, tensorrt-llm, ...")
+    ] = None,
+    power_mode: Annotated[
+        str | None, typer.Option(help="Power mode of the device, such as 30W; default: full power.")
+    ] = None,
     tokens: Annotated[str, typer.Option(help="Training tokens of every design.")] = "10B",
-    objectives: Annotated[str, typer.Option(help="Two or more of loss,latency,ttft,e2e,memory,energy,params.")] = "loss,latency",
+    objectives: Annotated[
+        str, typer.Option(help="Two or more of loss,latency,ttft,e2e,memory,energy,params.")
+    ] = "loss,latency",
     space: Annotated[str, typer.Option(help="default, paper, or a TOML file with an [axes] table.")] = "default",
-    loss_law: Annotated[str, typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file.")] = "gemstones",
-    vocab: Annotated[int | None, typer.Option(help="Size of your tokenizer; default: the baseline's, else 50304.")] = None,
-    baseline: Annotated[list[str] | None, typer.Option(help="Known model (qwen2.5-0.5b), config.json or its folder; repeatable.")] = None,
-    confidence: Annotated[float, typer.Option(help="Probability with which each time and energy bound must hold.")] = 0.5,
-    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Keep designs outside the loss law's data.")] = False,
+    loss_law: Annotated[
+        str, typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file.")
+    ] = "gemstones",
+    vocab: Annotated[
+        int | None, typer.Option(help="Size of your tokenizer; default: the baseline's, else 50304.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="Known model (qwen2.5-0.5b), config.json or its folder; repeatable.")
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option(help="Probability with which each time and energy bound must hold.")
+    ] = 0.5,
+    allow_extrapolation: Annotated[
+        bool, typer.Option("--allow-extrapolation", help="Keep designs outside the loss law's data.")
+    ] = False,
     solver: Annotated[str, typer.Option(help="auto, exact or heuristic.")] = "auto",
     evaluations: Annotated[int, typer.Option(help="Evaluations of the heuristic solver.")] = 20_000,
     calibration: Annotated[str | None, typer.Option(help="Another calibration file.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
     out: Annotated[str | None, typer.Option(help="Folder of the run; default: results/<device>-<budget>-<id>.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the frontier as JSON Lines instead of the table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the frontier as JSON Lines instead of the table.")
+    ] = False,
     plot: Annotated[bool, typer.Option(help="Write pareto.png.")] = True,
 ) -> None:
     """Find the Pareto frontier of decoder architectures for a device and a budget.
@@ -92,7 +110,10 @@ def search(
     chosen = load_device(device, power_mode)
     workload = workload_of(prompt, generate, batch)
     precisions = list(dict.fromkeys(parse_precision(name).name for name in parse_list(precision) or ["fp16"]))
-    models = {Path(name).stem if name.endswith(".json") else Path(name).name: read_config(name) for name in parse_list(baseline)}
+    models = {
+        Path(name).stem if name.endswith(".json") else Path(name).name: read_config(name)
+        for name in parse_list(baseline)
+    }
     vocab_size = vocab or next((arch.vocab_size for arch in models.values()), 50304)
     law = load_law(loss_law)
     designs = load_space(space, precisions, vocab_size)
@@ -190,7 +211,12 @@ def _with_progress(run: Any, folder: Path, size: int) -> Frontier:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("searching"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("searching"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("search", total=size)
         result = run(lambda p: bar.update(task, completed=p.done, total=p.total), state)
@@ -213,7 +239,9 @@ def _print(frontier: Frontier, folder: Path) -> None:
         table.add_row(*(show(c) for _, show in columns))
     screen.print(table)
     if len(shown) < len(frontier.candidates):
-        screen.print(f"{len(shown)} of {len(frontier.candidates)} designs shown, evenly along the frontier; all are in frontier.csv")
+        screen.print(
+            f"{len(shown)} of {len(frontier.candidates)} designs shown, evenly along the frontier; all are in frontier.csv"
+        )
     for line in _assumptions(frontier):
         screen.print(line)
     for baseline in frontier.baselines:
@@ -308,7 +336,9 @@ def _assumptions(frontier: Frontier) -> list[str]:
             f"{math.exp(f['interval_log']):.2f} (prefill)"
         )
     held = p["calibration_held_out"]["decode"]
-    shown = [f"{held[way]['mape_pct']:.0f} % with {way}s left out" for way in ("model", "source", "device") if way in held]
+    shown = [
+        f"{held[way]['mape_pct']:.0f} % with {way}s left out" for way in ("model", "source", "device") if way in held
+    ]
     lines.append(f"calibration: decode error {', '.join(shown)} ({p['calibration'].split(';')[0]})")
     lines.append(f"loss: {p['tokens'] / 1e9:g}B training tokens; law {p['law']['summary']}")
     if p["power_model"]:
@@ -320,7 +350,9 @@ def _assumptions(frontier: Frontier) -> list[str]:
         told.append(f"!: outside the range of the law's data ({', '.join(beyond)})")
     if told:
         lines.append("marks: " + "; ".join(told))
-    lines.append("fits: probability that the budget holds; front: probability that no other design here is better in every objective")
+    lines.append(
+        "fits: probability that the budget holds; front: probability that no other design here is better in every objective"
+    )
     return lines
 
 

@@ -68,7 +68,7 @@ _MODE: _Fields = {
     "note": ("text", False),
     "peak_flop_per_s": ("table", True),
 }
-_PEAKS: _Fields = {dtype: ("number", False) for dtype in DTYPES}
+_PEAKS: _Fields = dict.fromkeys(DTYPES, ("number", False))
 _SOURCES: _Fields = {
     "spec": ("text", True),
     "peak": ("text", True),

@@ -47,7 +47,9 @@ def load_law(name: str | os.PathLike[str] = DEFAULT_LAW) -> LossLaw:
     text = os.fspath(name)
     if text.endswith(".json") or os.sep in text or isinstance(name, os.PathLike):
         if not os.path.isfile(text):
-            raise UnknownNameError(f"no law file at '{text}'; give a name ({', '.join(law_names())}) or an existing path")
+            raise UnknownNameError(
+                f"no law file at '{text}'; give a name ({', '.join(law_names())}) or an existing path"
+            )
         with open(text, "rb") as handle:
             return parse_law(handle.read(), text)
     known = law_names()
@@ -72,7 +74,9 @@ def parse_law(raw: bytes, where: str) -> LossLaw:
     if not isinstance(version, int) or version < 1:
         raise SchemaError(f"law file '{where}' has no valid version (found {version!r})")
     if version > VERSION:
-        raise SchemaError(f"law file '{where}' is of version {version}; this codesign reads up to {VERSION}: upgrade it")
+        raise SchemaError(
+            f"law file '{where}' is of version {version}; this codesign reads up to {VERSION}: upgrade it"
+        )
     missing = [key for key in _KEYS if key not in data]
     if missing:
         raise SchemaError(f"law file '{where}' lacks {', '.join(missing)}; fit it again")
@@ -83,7 +87,9 @@ def parse_law(raw: bytes, where: str) -> LossLaw:
             if len(data["paper"]["parameters"]) != 11:
                 raise ValueError("the published form has 11 parameters")
         for dimension, edges in data["ranges"].items():
-            if dimension not in (*DIMENSIONS, "tokens_per_param", "ffn_ratio_moe") or not float(edges[0]) <= float(edges[1]):
+            if dimension not in (*DIMENSIONS, "tokens_per_param", "ffn_ratio_moe") or not float(edges[0]) <= float(
+                edges[1]
+            ):
                 raise ValueError(f"bad range of '{dimension}'")
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise SchemaError(f"law file '{where}' is corrupt ({type(error).__name__}: {error}); fit it again") from error

@@ -127,9 +127,7 @@ class GP:
         """Prior covariance of new points with the training rows, (points, rows); ``features`` is (points, F)."""
         h = self.hyper
         k = _shape_kernel(h, [c[:, None] for c in features.T], [c[None, :] for c in self.shapes.T])
-        return np.asarray(
-            h.shape_std**2 * k[:, self.group] * _token_kernel(h, tokens[:, None], self.tokens[None, :])
-        )
+        return np.asarray(h.shape_std**2 * k[:, self.group] * _token_kernel(h, tokens[:, None], self.tokens[None, :]))
 
     def variance(self, features: Array, tokens: Array) -> Array:
         """Posterior variance of a newly trained model (group and noise included), (points,)."""
@@ -190,8 +188,14 @@ def fit_gp(
     def unpack(v: Array) -> Hyper:
         e = np.exp(v)
         share = 1.0 / (1.0 + np.exp(-v[-1])) if has_tokens else 0.0
-        return Hyper(float(e[0]) if mean else 0.0, float(e[1]), float(e[2]), tuple(map(float, e[3 : 3 + features])),
-                     float(e[3 + features]), float(share))
+        return Hyper(
+            float(e[0]) if mean else 0.0,
+            float(e[1]),
+            float(e[2]),
+            tuple(map(float, e[3 : 3 + features])),
+            float(e[3 + features]),
+            float(share),
+        )
 
     def negative(v: Array) -> float:
         h = unpack(v)

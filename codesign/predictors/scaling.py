@@ -85,9 +85,7 @@ def aspect(p: Any, x: Logs) -> Array:
 
 def additive(p: Any, x: Logs) -> Array:
     """``E + C / l^c + G / d^g + B / D^b`` with ``p = (E, ln C, c, ln G, g, ln B, b)``."""
-    return np.asarray(
-        p[0] + np.exp(p[1] - p[2] * x.l) + np.exp(p[3] - p[4] * x.w) + np.exp(p[5] - p[6] * x.t)
-    )
+    return np.asarray(p[0] + np.exp(p[1] - p[2] * x.l) + np.exp(p[3] - p[4] * x.w) + np.exp(p[5] - p[6] * x.t))
 
 
 def depth_width(p: Any, x: Logs) -> Array:

@@ -51,9 +51,11 @@ def plot_frontier(frontier: Frontier, path: Path) -> None:
     axes.set_title(f"{device['title']}{mode}, {frontier.provenance['engine']}: predicted loss against time per token")
     axes.set_xlabel("time per generated token, ms")
     tokens = frontier.provenance["tokens"] / 1e9
-    axes.set_ylabel(f"training loss after {tokens:g}B tokens, nats per token\n(law: {frontier.provenance['law']['name']})")
+    axes.set_ylabel(
+        f"training loss after {tokens:g}B tokens, nats per token\n(law: {frontier.provenance['law']['name']})"
+    )
     axes.grid(alpha=0.25, lw=0.5)
-    axes.legend(fontsize=8, frameon=False, loc="upper right")
+    axes.legend(fontsize=8, frameon=False, loc="lower left")
     figure.savefig(path)
     plt.close(figure)
 

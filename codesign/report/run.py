@@ -32,7 +32,13 @@ def frontier_csv(frontier: Frontier) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*header, "p_budget", "p_front", "marks"])
     for c in frontier.candidates:
-        row: list[object] = [c.name, c.precision, *(getattr(c.architecture, name) for name in _FIELDS), c.loss, c.loss_std]
+        row: list[object] = [
+            c.name,
+            c.precision,
+            *(getattr(c.architecture, name) for name in _FIELDS),
+            c.loss,
+            c.loss_std,
+        ]
         row += [c.values.get(key, "") for key in metrics]
         row += [c.intervals[key][i] if key in c.intervals else "" for key in spans for i in (0, 1)]
         writer.writerow([*row, c.p_budget, c.p_front, " ".join(c.marks)])
@@ -47,7 +53,9 @@ def write_run(frontier: Frontier, folder: Path, *, plot: bool = True) -> Path:
     Raises:
         SpecError: the folder holds something else, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "frontier.jsonl").is_file())):
+    if folder.exists() and (
+        not folder.is_dir() or (any(folder.iterdir()) and not (folder / "frontier.jsonl").is_file())
+    ):
         raise SpecError(f"{folder} exists and is not a run of codesign; give another --out")
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:

@@ -72,7 +72,14 @@ def peak_flop_per_s(device: Device, dtype: str) -> float:
 
 
 def operator_seconds(
-    operator: Operator, *, bandwidth: Any, expert_bandwidth: Any, compute: Any, attention: Any, expert_compute: Any, unpack: Any
+    operator: Operator,
+    *,
+    bandwidth: Any,
+    expert_bandwidth: Any,
+    compute: Any,
+    attention: Any,
+    expert_compute: Any,
+    unpack: Any,
 ) -> Any:
     """Roofline time of one occurrence: max(bytes / bandwidth, FLOP / peak, weight bytes / unpack rate), in seconds.
 

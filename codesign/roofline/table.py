@@ -182,7 +182,9 @@ def case_of_row(row: Mapping[str, str], archs: Mapping[str, Architecture | str])
     engine_text = row.get("engine", "")
     device, note = _device(row.get("device_id", ""), row.get("power_mode", ""))
     if "(cpu)" in engine_text.lower() and device.kind != "cpu":
-        raise SpecError(f"ran on the CPU of '{device.name}', whose peak and share of bandwidth are not in the catalogue")
+        raise SpecError(
+            f"ran on the CPU of '{device.name}', whose peak and share of bandwidth are not in the catalogue"
+        )
     engine = canonical_engine(engine_text)
     precision = _precision(row, engine, arch)
     size = _number(row, "weight_file_gb") * 1e9

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from codesign.roofline.calibration import LEVELS, PhaseFit
 from codesign.roofline.fit import Observation, fit_phase, predict_seconds
 
-__all__ = ["WAYS", "LeftOut", "calibrate_intervals", "errors", "leave_out", "one_scalar", "plain_roofline", "with_intervals"]
+__all__ = [
+    "WAYS",
+    "LeftOut",
+    "calibrate_intervals",
+    "errors",
+    "leave_out",
+    "one_scalar",
+    "plain_roofline",
+    "with_intervals",
+]
 
 Array = NDArray[np.float64]
 
@@ -111,7 +120,11 @@ def calibrate_intervals(parts: Sequence[LeftOut]) -> tuple[tuple[float, ...], di
 def _without(part: LeftOut, key: Callable[[Observation], str], group: str) -> LeftOut:
     keep = [i for i, o in enumerate(part.obs) if key(o) != group]
     return LeftOut(
-        part.way, tuple(part.obs[i] for i in keep), part.predicted[keep], part.level[keep], tuple(part.group[i] for i in keep)
+        part.way,
+        tuple(part.obs[i] for i in keep),
+        part.predicted[keep],
+        part.level[keep],
+        tuple(part.group[i] for i in keep),
     )
 
 

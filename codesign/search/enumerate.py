@@ -162,7 +162,9 @@ def enumerate_space(
             work.save()
             saved = time.monotonic()
         if on_progress is not None:
-            on_progress(Progress(done=min(work.blocks * _points_per_block(problem), total), total=total, front=len(work.front)))
+            on_progress(
+                Progress(done=min(work.blocks * _points_per_block(problem), total), total=total, front=len(work.front))
+            )
 
     if workers <= 1:
         for block in problem.space.blocks(work.blocks):
@@ -175,7 +177,9 @@ def enumerate_space(
                 after(part, min(_CHUNK, n_blocks - first))
     if work.path is not None and work.path.exists():
         work.path.unlink()
-    certificate = f"exact: {work.evaluated:,} evaluated, {work.feasible:,} feasible, {len(work.front):,} on the frontier"
+    certificate = (
+        f"exact: {work.evaluated:,} evaluated, {work.feasible:,} feasible, {len(work.front):,} on the frontier"
+    )
     return SearchResult(front=work.front, n_evaluated=work.evaluated, n_feasible=work.feasible, exact=True,
                         certificate=certificate)  # fmt: skip
 

@@ -110,7 +110,9 @@ class Evolution:
         problem = self._pymoo()
         start = Population.new("X", self.x)
         if self.n_objectives > 2:
-            directions = get_reference_directions("energy", self.n_objectives, min(self.population, 100), seed=self.seed)
+            directions = get_reference_directions(
+                "energy", self.n_objectives, min(self.population, 100), seed=self.seed
+            )
             algorithm: Any = NSGA3(directions, pop_size=len(self.x), sampling=start, **operators)
         else:
             algorithm = NSGA2(pop_size=len(self.x), sampling=start, **operators)
@@ -132,12 +134,12 @@ class Evolution:
         base = self.x[rng.choice(front.index, size=self.population // 2)]
         axis = rng.integers(0, len(self.lengths), size=len(base))
         base[np.arange(len(base)), axis] += rng.choice([-2, -1, 1, 2], size=len(base))
-        return np.clip(base, 0, self.lengths - 1)
+        return np.asarray(np.clip(base, 0, self.lengths - 1), dtype=np.int64)
 
     def _survive(self, f: Array, rng: np.random.Generator) -> Index:
         """NSGA-II's survival: fronts in order, the last by crowding distance."""
-        from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
         from pymoo.core.population import Population
+        from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
         size = min(self.population, len(f))
         population = Population.new("F", f, "position", np.arange(len(f)))

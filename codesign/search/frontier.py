@@ -155,16 +155,20 @@ class Frontier:
         try:
             head = json.loads(lines[0]) if lines else None
         except ValueError as error:
-            raise SchemaError(f"{where} is not a frontier: line 1 is not JSON ({error}); run the search again") from error
+            raise SchemaError(
+                f"{where} is not a frontier: line 1 is not JSON ({error}); run the search again"
+            ) from error
         if not isinstance(head, dict) or head.get("schema") != SCHEMA:
             raise SchemaError(f"{where} is not a {SCHEMA} file; give the frontier.jsonl of a run")
         if head.get("version") != VERSION:
-            raise SchemaError(f"{where} has version {head.get('version')!r}, this codesign reads {VERSION}; update codesign")
+            raise SchemaError(
+                f"{where} has version {head.get('version')!r}, this codesign reads {VERSION}; update codesign"
+            )
         number = 1
         try:
             baselines = tuple(Baseline.from_json(item) for item in head.get("baselines", []))
             candidates = []
-            for number, line in enumerate(lines[1:], start=2):
+            for number, line in enumerate(lines[1:], start=2):  # noqa: B007 (named in the error)
                 candidates.append(Candidate.from_json(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, SpecError) as error:
             raise SchemaError(

@@ -31,7 +31,10 @@ _Z90 = NormalDist().inv_cdf(0.95)
 class LossModel(Protocol):
     """What the search needs of a loss law (`codesign.predictors.LossLaw` has it)."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Such as gemstones."""
+        ...
 
     def predict(self, arch: Any, tokens: Any, return_std: bool = False) -> Any:
         """Mean loss, and its standard deviation if asked."""
@@ -141,7 +144,9 @@ class Problem:
         unpowered = any(model.power is None for model in self.models.values())
         asked = {"energy"} & set(self.objectives) or {"energy_J", "power_W"} & set(self.budget.bounds())
         if unpowered and asked:
-            raise SpecError("no power model for this device (its TDP is unknown): drop --energy, --power and the energy objective")
+            raise SpecError(
+                "no power model for this device (its TDP is unknown): drop --energy, --power and the energy objective"
+            )
 
     def precision(self, name: str) -> Precision:
         """A precision of the space."""
@@ -200,7 +205,9 @@ class Problem:
                 inside = inside & ~np.asarray(flags)
         return inside
 
-    def evaluate(self, precision: str, arch: ArchitectureLike, valid: Any, shape: tuple[int, ...], index: Any) -> Evaluation:
+    def evaluate(
+        self, precision: str, arch: ArchitectureLike, valid: Any, shape: tuple[int, ...], index: Any
+    ) -> Evaluation:
         """Costs, bounds and objectives of a batch: cost and bounds first, the loss only where something is feasible.
 
         Args:

@@ -32,7 +32,9 @@ _VALUES = (
 )  # fmt: skip
 
 
-def score(problem: Problem, designs: Sequence[tuple[str, Architecture]], *, seed: int, prefix: str = "design") -> list[Candidate]:
+def score(
+    problem: Problem, designs: Sequence[tuple[str, Architecture]], *, seed: int, prefix: str = "design"
+) -> list[Candidate]:
     """Candidates of (precision, architecture) pairs, in the order given.
 
     The budget's probability multiplies that of each bound (independent errors: conservative). The probability to be
@@ -117,11 +119,17 @@ def _marks(problem: Problem, batch: ArchitectureBatch, precision: str, shape: tu
     return [tuple(name for name, column in table.items() if column[i]) for i in range(shape[0])]
 
 
-def _front_probabilities(problem: Problem, candidates: Sequence[Candidate], deviations: Array, rng: np.random.Generator) -> Array:
+def _front_probabilities(
+    problem: Problem, candidates: Sequence[Candidate], deviations: Array, rng: np.random.Generator
+) -> Array:
     n = len(candidates)
     if problem.quantisation_priced:
         priced = [
-            float(quantisation_penalty(c.architecture.params_active_nonembedding, problem.tokens, PRECISIONS[c.precision])[1])
+            float(
+                quantisation_penalty(
+                    c.architecture.params_active_nonembedding, problem.tokens, PRECISIONS[c.precision]
+                )[1]
+            )
             for c in candidates
         ]
         deviations = deviations + rng.standard_normal((SAMPLES, 1)) * np.array(priced)
@@ -179,7 +187,11 @@ def _gap(problem: Problem, design: Candidate, base: Candidate) -> Gap:
     difference, spread = float(np.asarray(mean)), float(np.asarray(std))
     if problem.quantisation_priced:
         prices = [
-            float(quantisation_penalty(c.architecture.params_active_nonembedding, problem.tokens, PRECISIONS[c.precision])[0])
+            float(
+                quantisation_penalty(
+                    c.architecture.params_active_nonembedding, problem.tokens, PRECISIONS[c.precision]
+                )[0]
+            )
             for c in (design, base)
         ]
         difference += prices[0] - prices[1]

@@ -84,7 +84,9 @@ class DesignSpace:
             if not (isinstance(ratio, (int, float)) and math.isfinite(ratio) and ratio > 0):
                 raise SpecError(f"axis 'ffn_ratio': {ratio!r} is not a number above zero")
         if not self.ffn_gated and any(experts for experts, _ in self.axes["experts"]):
-            raise SpecError("a plain FFN (ffn_gated = false) with experts has no known model family; make experts dense only")
+            raise SpecError(
+                "a plain FFN (ffn_gated = false) with experts has no known model family; make experts dense only"
+            )
         for experts, active in self.axes["experts"]:
             if not (experts == active == 0 or 1 <= active <= experts):
                 raise SpecError(f"axis 'experts': {experts}x{active} is not E experts with 1 to E active")
@@ -174,7 +176,9 @@ class DesignSpace:
             SpecError: the point is not a possible architecture (heads that the width or the KV heads do not divide).
         """
         values = {axis: self.axes[axis][i] for axis, i in zip(AXES, self.indices(linear), strict=True)}
-        arch, valid = self._build(values, float(values["n_layers"]), float(values["d_model"]), float(values["ffn_ratio"]))
+        arch, valid = self._build(
+            values, float(values["n_layers"]), float(values["d_model"]), float(values["ffn_ratio"])
+        )
         if not bool(np.all(valid)):
             raise SpecError(f"point {linear} of the design space is not a possible architecture")
         return str(values["precision"]), arch.pick(())
@@ -312,7 +316,7 @@ def load_space(name: str, precisions: Sequence[str], vocab_size: int) -> DesignS
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SpecError(f"cannot read the design space {path}: {error}") from error
-    options = {"ff_multiple": int, "tied_embeddings": bool, "ffn_gated": bool, "name": str}
+    options: dict[str, type] = {"ff_multiple": int, "tied_embeddings": bool, "ffn_gated": bool, "name": str}
     axes = data.pop("axes", None)
     if not isinstance(axes, dict):
         raise SpecError(f"{path} has no [axes] table; axes: {', '.join(AXES)}")
@@ -322,8 +326,9 @@ def load_space(name: str, precisions: Sequence[str], vocab_size: int) -> DesignS
             meant = f"did you mean '{close[0]}'? " if close else ""
             raise SpecError(f"{path}: unknown {key} '{unknown}'; {meant}known: {', '.join(known)}")
     for option, value in data.items():
-        if not isinstance(value, options[option]) or (options[option] is int and (isinstance(value, bool) or value < 1)):
-            raise SpecError(f"{path}: {option} is {value!r}; allowed: a {options[option].__name__}")
+        wanted = options[option]
+        if type(value) is not wanted or (isinstance(value, int) and option == "ff_multiple" and value < 1):
+            raise SpecError(f"{path}: {option} is {value!r}; allowed: a {wanted.__name__}, 1 or more if a number")
     base = default_space(precisions, vocab_size)
     values = dict(base.axes) | {axis: _axis(axis, value, str(path)) for axis, value in axes.items()}
     values["precision"] = tuple(parse_precision(str(text)).name for text in values["precision"])

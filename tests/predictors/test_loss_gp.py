@@ -17,7 +17,13 @@ def small() -> GP:
 def test_one_row_by_hand() -> None:
     # One row, residual 0.3; v_shape = 0.04, v_group = 0.01, noise 0.05^2 = 0.0025: K = 0.0525.
     # At the same point the mean is 0.04/0.0525 * 0.3 = 0.228571; at distance one length scale times exp(-1/2).
-    gp = GP(Hyper(0.2, 0.1, 0.05, (1.0,), 1.0, 0.0), np.zeros((1, 1)), np.zeros(1, dtype=np.int64), np.zeros(1), np.array([0.3]))
+    gp = GP(
+        Hyper(0.2, 0.1, 0.05, (1.0,), 1.0, 0.0),
+        np.zeros((1, 1)),
+        np.zeros(1, dtype=np.int64),
+        np.zeros(1),
+        np.array([0.3]),
+    )
     got = gp.mean([np.array([0.0, 1.0])], 0.0)
     assert got == pytest.approx([0.228571, 0.228571 * np.exp(-0.5)], abs=1e-6)
     # variance at that point: 0.04 - 0.04^2/0.0525 + 0.01 + 0.0025 = 0.022024

@@ -88,7 +88,15 @@ def test_open_mesh_equals_flat(name: str) -> None:
     mesh = Arch(n_layers=depth, d_model=width, n_kv_heads=kv, d_ff=4 * width, n_experts=8, n_active_experts=1,
                 d_ff_expert=4 * width)  # fmt: skip
     l, d, k = (a.ravel() for a in np.meshgrid(*axes, indexing="ij"))
-    flat = Arch(n_layers=l, d_model=d, n_kv_heads=k, d_ff=4 * d, n_experts=8 * np.ones(12), n_active_experts=1, d_ff_expert=4 * d)
+    flat = Arch(
+        n_layers=l,
+        d_model=d,
+        n_kv_heads=k,
+        d_ff=4 * d,
+        n_experts=8 * np.ones(12),
+        n_active_experts=1,
+        d_ff_expert=4 * d,
+    )
     mean, std = law.predict(mesh, 1e10, return_std=True)
     want, want_std = law.predict(flat, 1e10, return_std=True)
     assert mean.shape == std.shape == (3, 2, 2)
@@ -126,10 +134,14 @@ def test_difference_of_distant_designs_is_less_sure_than_of_neighbours(arch: Arc
     name=st.sampled_from(FITTED), depth=st.floats(6, 40), aspect=st.floats(12, 120), more=st.floats(1.0, 3.0),
     tokens=st.floats(1e9, 1e11),
 )  # fmt: skip
-def test_larger_at_fixed_aspect_is_never_worse(name: str, depth: float, aspect: float, more: float, tokens: float) -> None:
+def test_larger_at_fixed_aspect_is_never_worse(
+    name: str, depth: float, aspect: float, more: float, tokens: float
+) -> None:
     law = load_law(name)
     l = depth * np.array([1.0, more])
-    arch = Arch(n_layers=l, d_model=aspect * l, n_heads=aspect * l / 128, n_kv_heads=aspect * l / 256, d_ff=4 * aspect * l)
+    arch = Arch(
+        n_layers=l, d_model=aspect * l, n_heads=aspect * l / 128, n_kv_heads=aspect * l / 256, d_ff=4 * aspect * l
+    )
     assert law.core is not None
     losses = law.core.law(law._logs(arch, tokens))
     assert losses[1] <= losses[0] + 1e-12
@@ -232,7 +244,15 @@ def test_paper_law_is_eq2(arch: Arch) -> None:
 
 
 def test_real_architectures() -> None:
-    fields = {"n_layers": 16, "d_model": 1024, "n_heads": 8, "n_kv_heads": 4, "d_head": 128, "d_ff": 4096, "vocab_size": 50304}
+    fields = {
+        "n_layers": 16,
+        "d_model": 1024,
+        "n_heads": 8,
+        "n_kv_heads": 4,
+        "d_head": 128,
+        "d_ff": 4096,
+        "vocab_size": 50304,
+    }
     one = Architecture(**fields)
     batch = ArchitectureBatch.of([one, one.evolve(n_layers=20)])
     for name in NAMES:
@@ -251,7 +271,9 @@ def test_mean_is_fast_enough() -> None:
     """Ten times below what was measured (6 million a second), so that a busy machine passes."""
     rng, n, law = np.random.default_rng(0), 16384, load_law()
     d = 64.0 * rng.integers(4, 48, n)
-    arch = Arch(n_layers=rng.integers(3, 80, n).astype(float), d_model=d, n_heads=d / 128, n_kv_heads=d / 256, d_ff=4 * d)
+    arch = Arch(
+        n_layers=rng.integers(3, 80, n).astype(float), d_model=d, n_heads=d / 128, n_kv_heads=d / 256, d_ff=4 * d
+    )
     law.predict(arch, 1e10)
     start = time.perf_counter()
     for _ in range(5):

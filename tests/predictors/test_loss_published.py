@@ -21,7 +21,8 @@ def test_gemstones_gate() -> None:
     with (DATA / "gemstones.csv").open(newline="", encoding="utf-8") as handle:
         rows = [r for r in csv.DictReader(handle) if r["schedule"] == "cooldown_end"]
     n, tokens, depth, width, loss = (
-        np.array([float(r[c]) for r in rows]) for c in ("params_nonembed_active", "tokens", "n_layers", "d_model", "loss")
+        np.array([float(r[c]) for r in rows])
+        for c in ("params_nonembed_active", "tokens", "n_layers", "d_model", "loss")
     )
     x = Logs(np.log(n / 1e8), np.log(tokens / 1e10), np.log(depth / 16), np.log(width / 1024), np.zeros(n.size))
     _, group = np.unique(np.stack([depth, width], 1), axis=0, return_inverse=True)
