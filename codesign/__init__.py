@@ -6,7 +6,7 @@
     >>> rates = codesign.load_calibration().rates(device, "vllm", codesign.PRECISIONS["fp16"])
     >>> model = codesign.RooflineModel.of(device, rates)
     >>> step = model.estimate(qwen, codesign.Workload(), codesign.PRECISIONS["fp16"]).decode_s
-    >>> 0.005 < step < 0.02
+    >>> bool(0.005 < step < 0.02)
     True
 
 Names load when they are first used: `import codesign` itself is quick. The search itself is
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from codesign.errors import (
         CodesignError,
         InfeasibleError,
-        MeasurementError,
-        MissingExtraError,
         SchemaError,
         SpecError,
         UnknownNameError,
@@ -61,8 +59,6 @@ __all__ = [
     "Frontier",
     "InfeasibleError",
     "LossLaw",
-    "MeasurementError",
-    "MissingExtraError",
     "Operator",
     "PowerMode",
     "Precision",
@@ -95,8 +91,6 @@ _WHERE = {
     "errors": (
         "CodesignError",
         "InfeasibleError",
-        "MeasurementError",
-        "MissingExtraError",
         "SchemaError",
         "SpecError",
         "UnknownNameError",

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 __all__ = [
     "CodesignError",
     "InfeasibleError",
-    "MeasurementError",
-    "MissingExtraError",
     "SchemaError",
     "SpecError",
     "UnknownNameError",
@@ -53,13 +51,5 @@ class InfeasibleError(CodesignError):
         self.violated = violated
 
 
-class MeasurementError(CodesignError):
-    """A measurement failed or cannot be trusted."""
-
-
 class SchemaError(CodesignError):
     """A file is corrupt, of another kind, or written by a newer version."""
-
-
-class MissingExtraError(CodesignError, ImportError):
-    """An optional package is needed; the message names the extra to install."""
