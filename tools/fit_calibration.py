@@ -75,7 +75,7 @@ def validate(
     ideal = plain_roofline(obs)
     for part in parts:
         scalar = one_scalar(part)
-        inside = np.abs(part.log_error) <= np.array(widths)[part.level]
+        inside = np.abs(part.log_error) <= np.array(widths)[part.interval_level]
         for label, mask in subsets(obs).items():
             if part.way == "model":
                 mask, label = mask & (part.level == 0), label + ", device, engine and precision seen"

@@ -23,6 +23,8 @@ __all__ = ["Calibration", "load_calibration"]
 SCHEMA = "codesign.calibration"
 VERSION = 1
 _FILE = Path(__file__).with_name("calibration.json")
+_HINT = "make it again with tools/fit_calibration.py or give another --calibration"
+_MAX_EFFECT = 20.0  # on a logarithmic or logistic scale; the largest that was ever fitted is below 4
 LEVELS = (
     "this device, engine and precision were measured",
     "this device was measured with this engine at another precision",
@@ -69,6 +71,10 @@ class PhaseFit:
                 level = min(level, 3)
         return level
 
+    def interval_level(self, phase: Phase, cell: Cell) -> int:
+        """The level whose interval a cell gets: its own, but at least 2 for decode in batches, measured in few places."""
+        return max(self.level(cell), 2 if phase == "decode" and cell.batch_size > 1 else 0)
+
     def span(self, cell: Cell | None = None) -> tuple[float, float, bool]:
         """Smallest and largest active parameters, and whether there are mixtures, of a cell's rows (None: of all rows)."""
         rows = [
@@ -94,7 +100,7 @@ class PhaseFit:
             unpack_Bps=unpack,
             layer_s=value["layer"],
             step_s=value["step"],
-            interval_log=self.intervals[level],
+            interval_log=self.intervals[self.interval_level(phase, cell)],
             level=level,
             n_rows=self.cells.get(f"{cell.device}/{cell.engine}/{cell.kind}/{cell.generation}", 0),
         )
@@ -150,34 +156,43 @@ def load_calibration(path: Path | None = None) -> Calibration:
     Raises:
         SchemaError: unreadable, corrupt, of another kind, or of a newer version.
     """
-    return _read(path or _FILE)
+    path = path or _FILE
+    try:
+        stat = path.stat()
+    except (OSError, ValueError) as error:
+        raise SchemaError(f"cannot read the calibration {path}: {error}; {_HINT}") from error
+    return _read(path, str(Path.cwd()) if not path.is_absolute() else "", stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path) -> Calibration:
-    hint = "make it again with tools/fit_calibration.py or give another --calibration"
+def _read(path: Path, folder: str, mtime_ns: int, size: int, inode: int) -> Calibration:
+    """The other arguments are part of the cache's key: a file that changed is read again."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise SchemaError(f"cannot read the calibration {path}: {error}; {hint}") from error
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise SchemaError(f"cannot read the calibration {path}: {error}; {_HINT}") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise SchemaError(f"{path} is not a {SCHEMA} file; {hint}")
+        raise SchemaError(f"{path} is not a {SCHEMA} file; {_HINT}")
     if data.get("version") != VERSION:
         raise SchemaError(f"{path} has version {data.get('version')!r}, this codesign reads {VERSION}; update codesign")
     try:
         fits = [_phase(data["phases"][name]) for name in ("prefill", "decode")]
         return Calibration(fits[0], fits[1], str(data["source"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SchemaError(f"the calibration {path} is corrupt ({type(error).__name__}: {error}); {hint}") from error
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise SchemaError(f"the calibration {path} is corrupt ({type(error).__name__}: {error}); {_HINT}") from error
 
 
 def _phase(data: Mapping[str, Any]) -> PhaseFit:
     intervals = tuple(float(value) for value in data["intervals"])
     effects = {str(key): float(value) for key, value in data["effects"].items()}
-    if len(intervals) != len(LEVELS) or not all(math.isfinite(v) for v in (*intervals, *effects.values())):
-        raise ValueError("intervals or effects are not finite numbers of the expected length")
+    if len(intervals) != len(LEVELS) or not all(0 <= v <= _MAX_EFFECT for v in intervals):
+        raise ValueError(f"intervals are not {len(LEVELS)} numbers from 0 to {_MAX_EFFECT:g}")
+    if not all(abs(v) <= _MAX_EFFECT for v in effects.values()):
+        raise ValueError(f"an effect is not a number from -{_MAX_EFFECT:g} to {_MAX_EFFECT:g}")
     cells = {str(key): int(value) for key, value in data["cells"].items()}
-    if any(key.count("/") != 3 for key in cells):
-        raise ValueError("a cell is not device/engine/kind/generation")
+    if any(key.count("/") != 3 or n < 0 for key, n in cells.items()):
+        raise ValueError("a cell is not device/engine/kind/generation with a number of rows")
     spans = {str(key): (float(v[0]), float(v[1]), float(v[2])) for key, v in data["spans"].items()}
+    if not all(math.isfinite(v) for span in spans.values() for v in span):
+        raise ValueError("a span is not three finite numbers")
     return PhaseFit(effects, cells, intervals, spans, dict(data["held_out"]))

@@ -10,6 +10,7 @@ serves one model, a flat batch and an open mesh.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -161,6 +162,7 @@ class RooflineModel:
         self, arch: ArchitectureLike, workload: Workload, precision: Precision, *, energy: bool = True
     ) -> Estimate:
         """Prefill, decode, memory and (unless left out, for speed) energy of one architecture or a batch."""
+        _keep_heap()
         totals = energy and self.power is not None
         prefill = _NOTHING
         if workload.prompt_tokens:
@@ -224,6 +226,16 @@ class RooflineModel:
         share = rates.expert_bandwidth_efficiency if op.name.startswith("experts") else rates.bandwidth_efficiency
         moving = float(op.bytes_moved) / (self.device.bandwidth_Bps * share)
         return "bandwidth" if moving >= seconds * (1 - 1e-9) else "compute"
+
+
+@cache
+def _keep_heap() -> None:
+    """Let glibc keep freed memory: five times the speed on batches of 100 kB arrays and more.
+
+    Freeing one block that was mapped raises glibc's dynamic thresholds (mallopt(3), M_MMAP_THRESHOLD) to its size; else the
+    temporaries of each formula are given back to the system and faulted in again. No memory is touched; elsewhere a no-op.
+    """
+    np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
 def _total(operators: list[Operator], values: list[Any]) -> Any:

@@ -42,14 +42,14 @@ _SPELLINGS = (
 
 
 def canonical_engine(text: str) -> str:
-    """The engine of a free-text name; what no spelling matches is returned lower-case (and is uncalibrated).
+    """The engine of a free-text name; what no spelling matches is returned lower-case (and is uncalibrated), '-' for '/'.
 
     Example:
         >>> canonical_engine("Ollama / llama.cpp"), canonical_engine("TinyChat (AWQ)"), canonical_engine("newrt 1.0")
         ('ollama', 'tinychat', 'newrt 1.0')
     """
     lower = text.strip().lower()
-    return next((name for fragment, name in _SPELLINGS if fragment in lower), lower)
+    return next((name for fragment, name in _SPELLINGS if fragment in lower), lower.replace("/", "-"))
 
 
 def resolve_engine(name: str) -> str:

@@ -40,12 +40,15 @@ COVERAGE = 0.90
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Left-out predictions of one way: seconds predicted (n,), fallback level (n,), group of each row, and the rows."""
+    """Left-out predictions of one way: seconds predicted (n,), fallback level (n,) and the level of the interval (n,),
+    group of each row, and the rows.
+    """
 
     way: str
     obs: tuple[Observation, ...]
     predicted: Array
     level: NDArray[np.int64]
+    interval_level: NDArray[np.int64]
     group: tuple[str, ...]
 
     @property
@@ -58,13 +61,15 @@ def leave_out(obs: Sequence[Observation], way: str) -> LeftOut:
     """Predict every row by a fit without its group."""
     key = WAYS[way]
     groups = [key(o) for o in obs]
-    predicted, level = np.zeros(len(obs)), np.zeros(len(obs), dtype=np.int64)
+    predicted = np.zeros(len(obs))
+    level, wide = np.zeros(len(obs), dtype=np.int64), np.zeros(len(obs), dtype=np.int64)
     for group in sorted(set(groups)):
         test = [i for i, g in enumerate(groups) if g == group]
         fit = fit_phase([o for o, g in zip(obs, groups, strict=True) if g != group])
         predicted[test] = predict_seconds(fit, [obs[i] for i in test])
         level[test] = [fit.level(obs[i].cell) for i in test]
-    return LeftOut(way, tuple(obs), predicted, level, tuple(groups))
+        wide[test] = [fit.interval_level(obs[i].phase, obs[i].cell) for i in test]
+    return LeftOut(way, tuple(obs), predicted, level, wide, tuple(groups))
 
 
 def _widths(errors: Array, level: NDArray[np.int64], weight: Array) -> tuple[float, ...]:
@@ -90,7 +95,7 @@ def _weighted_quantile(values: Array, weight: Array) -> float:
 def _pool(parts: Sequence[LeftOut]) -> tuple[Array, NDArray[np.int64], Array]:
     """Absolute errors, levels and weights of all ways together."""
     absolute = np.concatenate([np.abs(p.log_error) for p in parts])
-    level = np.concatenate([p.level for p in parts])
+    level = np.concatenate([p.interval_level for p in parts])
     weight = np.ones(len(level))
     return absolute, level, weight
 
@@ -112,7 +117,7 @@ def calibrate_intervals(parts: Sequence[LeftOut]) -> tuple[tuple[float, ...], di
             mine = np.array([g == group for g in part.group])
             others = [_without(p, key, group) for p in parts]
             cross = _widths(*_pool(others))
-            held[mine] = absolute[mine] <= np.array(cross)[part.level[mine]]
+            held[mine] = absolute[mine] <= np.array(cross)[part.interval_level[mine]]
         coverage[part.way] = float(held.mean())
     return widths, coverage
 
@@ -124,6 +129,7 @@ def _without(part: LeftOut, key: Callable[[Observation], str], group: str) -> Le
         tuple(part.obs[i] for i in keep),
         part.predicted[keep],
         part.level[keep],
+        part.interval_level[keep],
         tuple(part.group[i] for i in keep),
     )
 
