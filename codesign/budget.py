@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Real
 
 from codesign.errors import SpecError
 from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
@@ -46,6 +47,10 @@ class Budget:
     confidence: float = 0.5
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if not (value is None and f.name != "confidence") and not isinstance(value, Real):
+                raise SpecError(f"the budget {f.name} must be a number in SI units, not {value!r}")
         for name, bound in self.bounds().items():
             if not math.isfinite(bound) or bound <= 0:
                 raise SpecError(f"the budget {name} must be a finite number above zero, not {bound!r}")

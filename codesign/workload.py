@@ -9,12 +9,15 @@ from codesign.errors import SpecError, UnknownNameError
 __all__ = ["PRECISIONS", "Precision", "Workload", "parse_precision"]
 
 
+_MAX_LENGTH = 10**9  # far beyond any use, and small enough that no count of FLOP or bytes overflows
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """One request: `prompt_tokens` in, `output_tokens` out, `batch_size` requests at once.
 
     Raises:
-        SpecError: a length that is not a whole number of at least 1 (prompt: 0 for an empty cache).
+        SpecError: a length that is not a whole number of at least 1 (prompt: 0 for an empty cache), or beyond 1e9.
 
     Example:
         >>> Workload().mean_context_tokens
@@ -30,6 +33,8 @@ class Workload:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise SpecError(f"{name} must be a whole number of at least {low}, not {value!r}")
+            if value > _MAX_LENGTH:
+                raise SpecError(f"{name} must be a whole number of at most {_MAX_LENGTH}, not a larger one")
 
     @property
     def mean_context_tokens(self) -> float:

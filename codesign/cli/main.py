@@ -52,12 +52,15 @@ def _options(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if debug:  # understood after the command too
+        arguments = ["--debug", *(text for text in arguments if text != "--debug")]
     try:
         code = typer.main.get_command(app)(args=arguments, prog_name="codesign", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except CodesignError as error:
-        if "--debug" in arguments:
+        if debug:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -71,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         told = getattr(error, "format_message", None)  # a usage error, of click's or of typer's own copy of click
-        if told is None or "--debug" in arguments:
+        if told is None or debug:
             raise
         context = getattr(error, "ctx", None)
         hint = f"; see '{context.command_path} --help'" if context is not None else ""

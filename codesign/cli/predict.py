@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from codesign.operators import Phase
     from codesign.roofline.cost import RooflineModel
 
 __all__ = ["predict"]
@@ -81,10 +82,14 @@ def predict(
     arch = read_config(model)
     cost = RooflineModel.of(chosen, fits.rates(chosen, engine_name, form, batch))
     law = load_law(loss_law)
-    result = _one(arch, cost, workload, form, law, parse_count(tokens, "--tokens"))
+    trained = parse_count(tokens, "--tokens")
+    if trained < 1:
+        raise SpecError(f"--tokens '{tokens}' is less than one token; write for example 10B")
+    result = _one(arch, cost, workload, form, law, trained)
     result |= {"model": model, "device": chosen.name, "power_mode": chosen.power_mode, "engine": engine_name, "precision": form.name,
-               "tokens": parse_count(tokens, "--tokens"), "law": law.name}  # fmt: skip
-    rows = {phase: cost.breakdown(arch, workload, form, phase) for phase in ("prefill", "decode")} if breakdown else {}
+               "tokens": trained, "law": law.name}  # fmt: skip
+    phases: tuple[Phase, ...] = (("prefill", "decode") if prompt else ("decode",)) if breakdown else ()
+    rows = {phase: cost.breakdown(arch, workload, form, phase) for phase in phases}
     if as_json:
         import dataclasses
         import json
@@ -197,6 +202,7 @@ def _print_breakdown(phase: str, operators: list[Any]) -> None:
 
 
 def _predict_table(path: Any, archs: Any, out: Any, fits: Any) -> None:
+    import contextlib
     import os
     import sys
 
@@ -207,11 +213,13 @@ def _predict_table(path: Any, archs: Any, out: Any, fits: Any) -> None:
     if out is None:
         sys.stdout.write(text)
     else:
+        temporary = out.parent / f".{out.name}.part-{os.getpid()}"
         try:
-            temporary = out.with_name(f".{out.name}.part-{os.getpid()}")
             temporary.write_text(text, encoding="utf-8", newline="")
             os.replace(temporary, out)
         except OSError as error:
-            raise SpecError(f"cannot write {out}: {error}; give a writable --out") from error
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise SpecError(f"cannot write {out}: {error.strerror}; give a writable --out") from error
     for line in summary:
         print(line, file=sys.stderr)

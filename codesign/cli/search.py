@@ -83,6 +83,7 @@ def search(
     from codesign.errors import SpecError
     from codesign.hf_config import read_config
     from codesign.predictors import load_law
+    from codesign.report import check_folder, write_run
     from codesign.roofline.calibration import load_calibration
     from codesign.roofline.engines import resolve_engine
     from codesign.search import build_problem, load_space
@@ -133,7 +134,7 @@ def search(
         calibration=fits,
     )
     folder = Path(out) if out else Path("results") / _run_name(problem, engine_name, budget, models, seed)
-    _check_writable(folder)
+    check_folder(folder)
     frontier = _with_progress(
         lambda on_progress, state: run_search(
             problem, baselines=models, seed=seed, solver=solver, evaluations=evaluations, on_progress=on_progress,
@@ -142,13 +143,25 @@ def search(
         folder,
         problem.space.size,
     )  # fmt: skip
-    from codesign.report import write_run
-
     write_run(frontier, folder, plot=plot)
     if as_json:
         print(frontier.to_jsonl(), end="")
         return
     _print(frontier, folder)
+
+
+def _labels(names: list[str]) -> dict[str, str]:
+    """What known models are called: a bundled name, or the file's or folder's; as given where two would be called the same."""
+    from pathlib import Path
+
+    labels: dict[str, str] = {}
+    for name in names:
+        path = Path(name)
+        if path.name == "config.json":
+            path = path.absolute().parent
+        short = path.stem if path.suffix == ".json" else path.name
+        labels[name if not short or short in labels else short] = name
+    return labels
 
 
 def _run_name(problem: Any, engine: str, budget: Any, models: dict[str, Any], seed: int) -> str:
@@ -164,21 +177,6 @@ def _run_name(problem: Any, engine: str, budget: Any, models: dict[str, Any], se
     everything = fingerprint(problem, f"{engine} {seed} {sorted((k, repr(v)) for k, v in models.items())}")
     short = device.aliases[0] if device.aliases else device.name
     return f"{short}-{shown}-{hashlib.sha256(everything.encode()).hexdigest()[:8]}"
-
-
-def _check_writable(folder: Path) -> None:
-    """Find out before the search, not after it."""
-    import os
-
-    from codesign.errors import SpecError
-
-    parent = folder.parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpecError(f"cannot write the run to {folder}: {error}; give a writable --out") from error
-    if not os.access(parent, os.W_OK):
-        raise SpecError(f"cannot write the run to {folder}: {parent} is not writable; give a writable --out")
 
 
 def _provenance(engine: str, fits: Any) -> dict[str, Any]:

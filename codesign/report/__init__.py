@@ -1,5 +1,5 @@
 """What people look at: run folders and plots."""
 
-from codesign.report.run import frontier_csv, write_run
+from codesign.report.run import check_folder, frontier_csv, write_run
 
-__all__ = ["frontier_csv", "write_run"]
+__all__ = ["check_folder", "frontier_csv", "write_run"]

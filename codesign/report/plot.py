@@ -48,7 +48,9 @@ def plot_frontier(frontier: Frontier, path: Path) -> None:
     axes.set_xlim(0, span * 1.06)
     device = frontier.provenance["device"]
     mode = f", {device['power_mode']}" if device["power_mode"] else ""
-    axes.set_title(f"{device['title']}{mode}, {frontier.provenance['engine']}: predicted loss against time per token")
+    axes.set_title(
+        f"{device['title']}{mode}, {frontier.provenance.get('engine', 'roofline')}: predicted loss against time per token"
+    )
     axes.set_xlabel("time per generated token, ms")
     tokens = frontier.provenance["tokens"] / 1e9
     axes.set_ylabel(

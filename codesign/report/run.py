@@ -14,7 +14,7 @@ from codesign.hf_config import config_dict
 from codesign.report.plot import plot_frontier
 from codesign.search import Frontier
 
-__all__ = ["frontier_csv", "write_run"]
+__all__ = ["check_folder", "frontier_csv", "write_run"]
 
 _FIELDS = (
     "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "n_experts", "n_active_experts", "d_ff_expert",
@@ -45,6 +45,28 @@ def frontier_csv(frontier: Frontier) -> str:
     return out.getvalue()
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that a run cannot be written to, before an hour is spent on the search.
+
+    Raises:
+        SpecError: it holds something that is not a run, or its parent cannot be written.
+    """
+    given = folder
+    folder = folder.absolute()
+    if not folder.name or folder == Path.cwd():
+        raise SpecError(f"cannot write the run to {given}: a run is a folder of its own; give another --out")
+    try:
+        if folder.exists() and (
+            not folder.is_dir() or (any(folder.iterdir()) and not (folder / "frontier.jsonl").is_file())
+        ):
+            raise SpecError(f"{given} exists and is not a run of codesign; give another --out")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"cannot write the run to {given}: {error}; give a writable --out") from error
+    if not os.access(folder.parent, os.W_OK):
+        raise SpecError(f"cannot write the run to {given}: {folder.parent} is not writable; give a writable --out")
+
+
 def write_run(frontier: Frontier, folder: Path, *, plot: bool = True) -> Path:
     """Write a run beside its place and move it there, so that a reader never sees half of one.
 
@@ -53,10 +75,7 @@ def write_run(frontier: Frontier, folder: Path, *, plot: bool = True) -> Path:
     Raises:
         SpecError: the folder holds something else, or cannot be written.
     """
-    if folder.exists() and (
-        not folder.is_dir() or (any(folder.iterdir()) and not (folder / "frontier.jsonl").is_file())
-    ):
-        raise SpecError(f"{folder} exists and is not a run of codesign; give another --out")
+    check_folder(folder)
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)

@@ -14,7 +14,7 @@ from codesign.devices import Device
 from codesign.errors import SchemaError
 from codesign.operators import Phase
 from codesign.roofline.effects import LATENTS, Cell, link
-from codesign.roofline.engines import default_engine
+from codesign.roofline.engines import default_engine, runs_format
 from codesign.roofline.rates import PhaseRates, Rates
 from codesign.workload import Precision
 
@@ -126,14 +126,14 @@ class Calibration:
         )
 
     def engine_for(self, device: Device, precision: Precision) -> str:
-        """The engine measured most on this device at this precision, else its family's usual one."""
+        """The engine measured most on this device with this format's class of weights, else `default_engine`."""
         counts: dict[str, int] = {}
         for fit in (self.prefill, self.decode):
             for key, n in fit.cells.items():
                 name, engine, kind, _ = key.split("/")
-                if name == device.name and kind == precision.kind:
+                if name == device.name and kind == precision.kind and runs_format(engine, precision):
                     counts[engine] = counts.get(engine, 0) + n
-        return max(sorted(counts), key=lambda engine: counts[engine]) if counts else default_engine(device)
+        return max(sorted(counts), key=lambda engine: counts[engine]) if counts else default_engine(device, precision)
 
     def to_json(self) -> dict[str, Any]:
         """The file's content."""

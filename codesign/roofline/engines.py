@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from codesign.devices import Device
 from codesign.errors import UnknownNameError
+from codesign.workload import Precision
 
-__all__ = ["ENGINES", "canonical_engine", "default_engine", "has_unpack_roof", "resolve_engine"]
+__all__ = ["ENGINES", "canonical_engine", "default_engine", "has_unpack_roof", "resolve_engine", "runs_format"]
 
 ENGINES: dict[str, str] = {
     "vllm": "vLLM",
@@ -74,8 +75,27 @@ def has_unpack_roof(engine: str, weight_only: bool) -> bool:
 
 
 _FAMILY_DEFAULT = {"apple": "llama.cpp", "cpu-arm": "llama.cpp", "cpu-x86": "llama.cpp", "npu": "llama.cpp"}
+_NO_VLLM = ("maxwell", "pascal")  # vLLM needs compute capability 7.0
+_GGUF = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "q4_0", "iq4_xs", "q3_k_m", "q2_k")
 
 
-def default_engine(device: Device) -> str:
-    """The engine assumed where none is named: llama.cpp on Apple and CPUs, vLLM elsewhere."""
+def runs_format(engine: str, precision: Precision) -> bool:
+    """Whether an engine reads a weight format: GGUF is llama.cpp's, q4f16 is MLC's, other quantised formats neither's."""
+    if precision.name in _GGUF:
+        return engine in ("llama.cpp", "ollama")
+    if precision.name == "q4f16":
+        return engine == "mlc-llm"
+    return precision.weight_bits >= 16 or engine not in ("llama.cpp", "ollama", "mlc-llm")
+
+
+def default_engine(device: Device, precision: Precision) -> str:
+    """The engine assumed where none is named: the one whose format it is, else llama.cpp on Apple, CPUs and NVIDIA GPUs too
+    old for vLLM, else vLLM.
+    """
+    if precision.name in _GGUF:
+        return "llama.cpp"
+    if precision.name == "q4f16":
+        return "mlc-llm"
+    if device.generation.startswith(_NO_VLLM):
+        return "llama.cpp"
     return _FAMILY_DEFAULT.get(device.family, "vllm")

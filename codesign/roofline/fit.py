@@ -28,7 +28,10 @@ NOISE = 0.07  # spread of ln(seconds) between repeats and versions of one engine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One measured pass: its case, cell, workload's operators as arrays (n_ops,), and seconds."""
+    """One measured pass: its case, cell, workload's operators as arrays (n_ops,), and seconds.
+
+    peak: dense FLOP/s of each operator's data type (attention and a 16-bit head run at 16 bits in an int8 model).
+    """
 
     case: Case
     cell: Cell
@@ -40,7 +43,7 @@ class Observation:
     attention: Array
     expert: Array
     count: Array
-    compute_peak: float
+    peak: Array
 
 
 def observations(cases: Sequence[Case], phase: Phase) -> list[Observation]:
@@ -76,7 +79,7 @@ def observations(cases: Sequence[Case], phase: Phase) -> list[Observation]:
                 attention=column([o.kind == "attention" for o in ops]),
                 expert=column([o.name.startswith("experts") for o in ops]),
                 count=column([o.count for o in ops]),
-                compute_peak=peak_flop_per_s(case.device, case.precision.compute),
+                peak=column([peak_flop_per_s(case.device, o.dtype) for o in ops]),
             )
         )
     return found
@@ -88,8 +91,8 @@ class _Packed:
     def __init__(self, obs: Sequence[Observation]) -> None:
         width = max(len(o.flop) for o in obs)
 
-        def pad(name: str) -> Array:
-            out = np.zeros((len(obs), width))
+        def pad(name: str, fill: float = 0.0) -> Array:
+            out = np.full((len(obs), width), fill)
             for i, o in enumerate(obs):
                 values = getattr(o, name)
                 out[i, : len(values)] = values
@@ -98,7 +101,7 @@ class _Packed:
         self.flop, self.moved, self.weight = pad("flop"), pad("moved"), pad("weight")
         self.attention, self.expert, self.count = pad("attention") > 0, pad("expert") > 0, pad("count")
         self.bandwidth = np.array([o.cell.bandwidth_Bps for o in obs])[:, None]
-        self.peak = np.array([o.compute_peak for o in obs])[:, None]
+        self.peak = pad("peak", 1.0)
         self.layers = np.array([float(o.case.arch.n_layers) for o in obs])
         self.sm_clock = np.array([o.cell.sm_clock_Hz if o.cell.unpack_roof else np.inf for o in obs])[:, None]
         self.phase = obs[0].phase

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from codesign.errors import SpecError
 from codesign.operators import Phase
 from codesign.roofline.calibration import LEVELS, Calibration
 from codesign.roofline.cost import RooflineModel
@@ -23,6 +24,8 @@ ADDED = (
     "predicted_e2e_s", "e2e_error_pct", "nearest_measurement", "not_predicted_because", "prediction_note",
 )  # fmt: skip
 
+_NEEDED = ("device_id", "engine", "arch_id")
+
 
 def predicted_table(path: Path, archs: Path, fits: Calibration) -> tuple[str, list[str]]:
     """The table as CSV text with the columns of `ADDED`, and a summary of the errors in lines.
@@ -35,6 +38,8 @@ def predicted_table(path: Path, archs: Path, fits: Calibration) -> tuple[str, li
     """
     known = read_archs(archs)
     header, rows = read_rows(path)
+    if missing := [name for name in _NEEDED if name not in header]:
+        raise SpecError(f"{path} lacks the column(s) {', '.join(missing)}; needed: {', '.join(_NEEDED)}")
     kept = [name for name in header if name not in ADDED]
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=[*kept, *ADDED], lineterminator="\n", extrasaction="ignore")

@@ -46,20 +46,24 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Header and rows of a CSV file.
 
     Raises:
-        SpecError: unreadable, not UTF-8, empty, or a row with more cells than the header.
+        SpecError: unreadable, not UTF-8, empty, a column twice, or a row with more cells than the header.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", strict=True)
+            reader = csv.DictReader(file, strict=True)
             rows = list(reader)
             header = list(reader.fieldnames or [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SpecError(f"cannot read the table {path}: {error}; give a UTF-8 CSV file with a header") from error
     if not header:
         raise SpecError(f"the table {path} is empty; give a UTF-8 CSV file with a header")
-    for number, row in enumerate(rows, start=2):
-        if "" in row and "" not in header:
-            raise SpecError(f"{path}, line {number}: more cells than the header has columns")
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise SpecError(
+            f"{path}: the header has the column(s) {', '.join(map(repr, twice))} twice; give each its own name"
+        )
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise SpecError(f"{path}, row {number} below the header: more cells than the header has columns")
     return header, [{key: value or "" for key, value in row.items()} for row in rows]
 
 
@@ -76,11 +80,24 @@ def _number(row: Mapping[str, str], column: str) -> float:
     return value
 
 
+def _flag(row: Mapping[str, str], column: str, no: float, yes: float) -> bool:
+    """Whether a cell is `yes` (also where it is empty or the column is missing) or `no`."""
+    text = row.get(column, "").strip().lower()
+    words = {"": yes, "true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+    value = words[text] if text in words else _number(row, column)
+    if value not in (no, yes):
+        raise SpecError(f"column {column}: '{text}' is neither {no:g} nor {yes:g}")
+    return value == yes
+
+
 def _count(row: Mapping[str, str], column: str) -> int | None:
     value = _number(row, column)
+    if value > _MAX_COUNT:
+        raise SpecError(f"column {column}: '{row[column].strip()}' is above {_MAX_COUNT}")
     return None if math.isnan(value) else round(value)
 
 
+_MAX_COUNT = 10**9
 _NEEDED = ("arch_id", "layers", "hidden", "ffn_hidden", "n_heads", "n_kv_heads", "head_dim", "vocab")
 
 
@@ -99,9 +116,9 @@ def read_archs(path: Path) -> dict[str, Architecture | str]:
     archs: dict[str, Architecture | str] = {}
     for row in rows:
         try:
-            archs[row["arch_id"]] = _arch(row)
+            archs[row["arch_id"].strip()] = _arch(row)
         except CodesignError as error:
-            archs[row["arch_id"]] = str(error)
+            archs[row["arch_id"].strip()] = str(error)
     return archs
 
 
@@ -112,7 +129,9 @@ def _arch(row: Mapping[str, str]) -> Architecture:
         try:
             experts, active = (int(part) for part in kind[3:].split("x"))
         except ValueError:
-            raise SpecError(f"kind '{kind}' is not moe<experts>x<active>, such as moe128x8") from None
+            experts = 0
+        if not 1 <= experts <= _MAX_COUNT:
+            raise SpecError(f"kind '{kind[:40]}' is not moe<experts>x<active>, such as moe128x8")
     elif kind != "dense":
         raise SpecError(f"architecture '{row['arch_id']}' is of kind '{kind}'; only dense and moe are modelled")
     numbers = {name: _count(row, name) for name in _NEEDED[1:]}
@@ -127,8 +146,8 @@ def _arch(row: Mapping[str, str]) -> Architecture:
         d_head=n["head_dim"],
         d_ff=0 if experts else n["ffn_hidden"],
         vocab_size=n["vocab"],
-        tied_embeddings=row.get("tied_embeddings", "1").strip().lower() in ("1", "true", "yes"),
-        ffn_gated=row.get("ffn_matrices", "3").strip() != "2",
+        tied_embeddings=_flag(row, "tied_embeddings", 0, 1),
+        ffn_gated=_flag(row, "ffn_matrices", 2, 3),
         n_experts=experts,
         n_active_experts=active,
         d_ff_expert=n["ffn_hidden"] if experts else 0,
@@ -136,13 +155,13 @@ def _arch(row: Mapping[str, str]) -> Architecture:
 
 
 def _precision(row: Mapping[str, str], engine: str, arch: Architecture) -> Precision:
-    precision = parse_precision(row.get("weight_precision", "") or "fp16")
+    precision = parse_precision(row.get("weight_precision", "").strip() or "fp16")
     if engine == "mlc-llm" and precision.kind == "w4":
         precision = parse_precision("q4f16")
         if arch.tied_embeddings:  # MLC unpacks a tied table to 16 bits for the output head
             precision = replace(precision, lm_head_bits=16.0)
     kv = row.get("kv_precision", "").strip().lower().removeprefix("fp").removeprefix("bf").removeprefix("int")
-    if kv.isdigit() and int(kv) in (4, 8, 16, 32):
+    if kv in ("4", "8", "16", "32"):
         precision = replace(precision, kv_bits=int(kv))
     return precision
 
@@ -173,34 +192,42 @@ def case_of_row(row: Mapping[str, str], archs: Mapping[str, Architecture | str])
     Raises:
         CodesignError: the row cannot be predicted; the message says why.
     """
-    arch = archs.get(row.get("arch_id", ""))
+    name = row.get("arch_id", "").strip()
+    arch = archs.get(name) if name else None
     if arch is None:
-        named = row.get("arch_id", "") or row.get("model", "")
+        named = name or row.get("model", "")
         raise SpecError(f"the architecture of '{named}' is not in the table of architectures")
     if isinstance(arch, str):
         raise SpecError(arch)
     engine_text = row.get("engine", "")
-    device, note = _device(row.get("device_id", ""), row.get("power_mode", ""))
+    device, mode_note = _device(row.get("device_id", ""), row.get("power_mode", ""))
     if "(cpu)" in engine_text.lower() and device.kind != "cpu":
         raise SpecError(
             f"ran on the CPU of '{device.name}', whose peak and share of bandwidth are not in the catalogue"
         )
     engine = canonical_engine(engine_text)
+    notes = [
+        mode_note,
+        "" if engine else "engine not stated: the mean over engines",
+        "" if row.get("weight_precision", "").strip() else "weight precision not stated: fp16 assumed",
+    ]
     precision = _precision(row, engine, arch)
     size = _number(row, "weight_file_gb") * 1e9
     if size > 0:
         precision = _with_file_size(precision, arch, size)
-    batch = _count(row, "batch") or 1
+    batch = _count(row, "batch")
     prompt, start, generated = (_count(row, name) for name in ("prompt_tokens", "kv_start_tokens", "gen_tokens"))
     decode = Workload(
-        prompt_tokens=start if start is not None else (prompt or 0), output_tokens=generated or 128, batch_size=batch
+        prompt_tokens=start if start is not None else (prompt or 0),
+        output_tokens=generated or 128,
+        batch_size=1 if batch is None else batch,
     )
-    prefill = Workload(prompt_tokens=prompt, output_tokens=1, batch_size=batch) if prompt else None
+    prefill = Workload(prompt_tokens=prompt, output_tokens=1, batch_size=decode.batch_size) if prompt else None
     return Case(
         row_id=row.get("row_id", ""),
         source=row.get("source_id", ""),
         quality=row.get("quality", ""),
-        model=row.get("arch_id", ""),
+        model=name,
         device=device,
         engine=engine,
         precision=precision,
@@ -211,7 +238,7 @@ def case_of_row(row: Mapping[str, str], archs: Mapping[str, Architecture | str])
         decode_s=(_number(row, "decode_ms_per_step") / 1e3) or math.nan,
         e2e_s=_number(row, "e2e_s") or math.nan,
         power_W=_number(row, "power_w") or math.nan,
-        note=note,
+        note="; ".join(note for note in notes if note),
     )
 
 

@@ -154,7 +154,7 @@ def plain_roofline(obs: Sequence[Observation]) -> Array:
     seconds = []
     for o in obs:
         memory = o.moved / o.cell.bandwidth_Bps
-        seconds.append(float((np.maximum(memory, o.flop / o.compute_peak) * o.count).sum()))
+        seconds.append(float((np.maximum(memory, o.flop / o.peak) * o.count).sum()))
     return np.array(seconds)
 
 

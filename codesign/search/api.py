@@ -22,7 +22,7 @@ from codesign.search.enumerate import Progress, SearchResult, enumerate_space
 from codesign.search.evolve import evolve_space
 from codesign.search.frontier import Candidate, Frontier
 from codesign.search.problem import LossModel, Problem, metric
-from codesign.search.score import compare, score
+from codesign.search.score import check_vocabulary, compare, score
 from codesign.search.space import DesignSpace
 from codesign.workload import PRECISIONS, Workload
 
@@ -109,6 +109,8 @@ def search(
     """
     if solver not in ("auto", "exact", "heuristic"):
         raise SpecError(f"unknown solver '{solver}'; known: auto, exact, heuristic")
+    for name, arch in (baselines or {}).items():
+        check_vocabulary(problem, name, arch)
     exact = solver == "exact" or (solver == "auto" and problem.space.size <= EXACT_LIMIT)
     if exact:
         result = enumerate_space(problem, workers=workers, state=state, on_progress=on_progress)
@@ -174,7 +176,7 @@ def _provenance(problem: Problem, result: SearchResult, seed: int) -> dict[str, 
 
 def _infeasible(problem: Problem) -> InfeasibleError:
     """Say what breaks: the nearest design of a coarse grid, or that only the law's range leaves nothing."""
-    coarse = problem.space.coarser(200_000)
+    coarse = problem.space.coarser(5_000_000)
     best, where, broken = math.inf, None, ""
     extrapolating = 0
     for block in coarse.blocks():
@@ -196,7 +198,7 @@ def _infeasible(problem: Problem) -> InfeasibleError:
             broken = max(ratios, key=lambda k: float(ratios[k].reshape(-1)[position]))
     if where is None:
         reason = (
-            f"{extrapolating:,} designs of a coarse grid meet the budget, but outside that range"
+            f"{extrapolating:,} designs tried meet the budget, but outside that range"
             if extrapolating
             else "none meets the budget either way"
         )

@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from codesign.architecture import Architecture
 from codesign.errors import SchemaError
 from codesign.search.front import Front
 from codesign.search.problem import Problem
@@ -51,12 +54,16 @@ class SearchResult:
 
 
 def fingerprint(problem: Problem, extra: str = "") -> str:
-    """Identity of a search for its state file: space, budget, workload, rates, law and tokens."""
+    """Identity of a search for its state file: all that decides the result, the law by what it predicts for a probe."""
+    probe = Architecture(n_layers=12, d_model=768, n_heads=6, n_kv_heads=2, d_head=128, d_ff=2816, vocab_size=50304)
+    law = [float(problem.law.predict(probe, problem.tokens * k)).hex() for k in (1, 3)]
     parts = (
         json.dumps(problem.space.to_dict(), sort_keys=True),
         repr((problem.budget, problem.workload, problem.tokens, problem.objectives, problem.memory_B)),
-        repr((problem.allow_extrapolation, problem.quantisation_priced, problem.law.name)),
-        repr(sorted((name, repr(model.device.name), repr(model.rates)) for name, model in problem.models.items())),
+        repr((problem.allow_extrapolation, problem.quantisation_priced, problem.law.name, law)),
+        repr(getattr(problem.law, "meta", "")),
+        repr(sorted((name, repr((m.device, m.rates, m.power))) for name, m in problem.models.items())),
+        repr(sorted((name, sorted(spans.items())) for name, spans in problem.latency_spans.items())),
         extra,
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -78,6 +85,16 @@ _worker_problem: Problem | None = None
 def _start_worker(problem: Problem) -> None:
     global _worker_problem
     _worker_problem = problem
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone answers it
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A parent that was killed cannot stop its workers: they would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(first: int) -> tuple[Front, int, int]:

@@ -180,7 +180,10 @@ def evolve_space(
         done, feasible = _load(state, identity, evolution, front)
     if not evolution.generation:
         exact = enumerate_space(_on(problem, coarse), workers=1)
-        evolution.start = _from_coarse(problem, coarse, exact.front.index)[: 2 * population]
+        start = _from_coarse(problem, coarse, exact.front.index)
+        front.add(exact.front.points, np.array([problem.space.linear(row) for row in start.tolist()], dtype=np.int64))
+        chosen = np.unique(np.linspace(0, len(start) - 1, min(len(start), 2 * population)).astype(np.int64))
+        evolution.start = start[chosen]
     while done < evaluations:
         asked = evolution.ask()[: max(evaluations - done, 1)]
         objectives, ok = evaluate_points(problem, asked)

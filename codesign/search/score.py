@@ -19,7 +19,7 @@ from codesign.search.frontier import Baseline, Candidate, Gap
 from codesign.search.problem import Problem, metric, metric_log_sd
 from codesign.workload import PRECISIONS
 
-__all__ = ["compare", "score"]
+__all__ = ["check_vocabulary", "compare", "score"]
 
 Array = NDArray[np.float64]
 
@@ -155,6 +155,20 @@ def _own_log_sd(problem: Problem, candidate: Candidate, kind: str) -> float:
     return min(total, own)
 
 
+def check_vocabulary(problem: Problem, name: str, arch: Architecture) -> None:
+    """Refuse a known model whose losses would not compare.
+
+    Raises:
+        SpecError: its vocabulary differs from the space's.
+    """
+    vocab = problem.space.axes["vocab_size"][0]
+    if arch.vocab_size != vocab:
+        raise SpecError(
+            f"the baseline '{name}' has a vocabulary of {arch.vocab_size} and the designs {vocab}: losses per token do not "
+            f"compare; give --vocab {arch.vocab_size} or leave --vocab out"
+        )
+
+
 def compare(problem: Problem, name: str, arch: Architecture, precision: str, frontier: Sequence[Candidate]) -> Baseline:
     """Score a known model with the same law, tokens and cost model, and find what the frontier offers beside it.
 
@@ -164,12 +178,7 @@ def compare(problem: Problem, name: str, arch: Architecture, precision: str, fro
     Raises:
         SpecError: its vocabulary differs from the space's (losses per token would not compare).
     """
-    vocab = problem.space.axes["vocab_size"][0]
-    if arch.vocab_size != vocab:
-        raise SpecError(
-            f"the baseline '{name}' has a vocabulary of {arch.vocab_size} and the designs {vocab}: losses per token do not "
-            f"compare; give --vocab {arch.vocab_size} or leave --vocab out"
-        )
+    check_vocabulary(problem, name, arch)
     base = replace(_candidates(problem, precision, [arch])[0], name=name)
     not_slower = [c for c in frontier if c.values["latency_s"] <= base.values["latency_s"]]
     not_worse = [c for c in frontier if c.loss <= base.loss]
@@ -198,7 +207,8 @@ def _gap(problem: Problem, design: Candidate, base: Candidate) -> Gap:
         spread = math.hypot(spread, prices[0] - prices[1])
     ratio = design.values["latency_s"] / base.values["latency_s"]
     own = [_own_log_sd(problem, c, "latency") for c in (design, base)]
-    factor = math.exp(_Z90 * math.hypot(*own))
+    same = (design.architecture, design.precision) == (base.architecture, base.precision)
+    factor = 1.0 if same else math.exp(_Z90 * math.hypot(*own))
     return Gap(
         design=design.name,
         loss_difference=difference,

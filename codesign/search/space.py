@@ -30,6 +30,8 @@ Index = NDArray[np.int64]
 AXES = ("precision", "vocab_size", "experts", "d_head", "n_kv_heads", "n_layers", "d_model", "ffn_ratio")
 _MESH = AXES[-3:]
 MAX_BLOCK = 1 << 18
+_MAX_VALUE = 10**9  # products of the largest axis values stay finite
+_MAX_SIZE = 1 << 62  # linear indices are 64-bit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,21 +76,28 @@ class DesignSpace:
             values = self.axes.get(axis, ())
             if not values:
                 raise SpecError(f"the design space has no values for '{axis}'; axes: {', '.join(AXES)}")
-            if len(set(values)) != len(values):
+            if len({repr(value) for value in values}) != len(values):
                 raise SpecError(f"axis '{axis}' of the design space holds a value twice")
         for axis, low in (("vocab_size", 1), ("d_head", 1), ("n_kv_heads", 0), ("n_layers", 1), ("d_model", 1)):
             for value in self.axes[axis]:
-                if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                    raise SpecError(f"axis '{axis}': {value!r} is not a whole number of at least {low}")
+                if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _MAX_VALUE:
+                    raise SpecError(
+                        f"axis '{axis}': {value!r} is not a whole number of at least {low} (at most {_MAX_VALUE:g})"
+                    )
         for ratio in self.axes["ffn_ratio"]:
-            if not (isinstance(ratio, (int, float)) and math.isfinite(ratio) and ratio > 0):
-                raise SpecError(f"axis 'ffn_ratio': {ratio!r} is not a number above zero")
+            number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+            if not (number and 0 < ratio <= _MAX_VALUE):
+                raise SpecError(f"axis 'ffn_ratio': {ratio!r} is not a number above zero (at most {_MAX_VALUE:g})")
         if not self.ffn_gated and any(experts for experts, _ in self.axes["experts"]):
             raise SpecError(
                 "a plain FFN (ffn_gated = false) with experts has no known model family; make experts dense only"
             )
+        if self.size > _MAX_SIZE:
+            raise SpecError(
+                f"the design space has {self.size:.3g} points; at most {_MAX_SIZE:.3g} can be numbered: shorten an axis"
+            )
         for experts, active in self.axes["experts"]:
-            if not (experts == active == 0 or 1 <= active <= experts):
+            if not (experts == active == 0 or 1 <= active <= experts <= _MAX_VALUE):
                 raise SpecError(f"axis 'experts': {experts}x{active} is not E experts with 1 to E active")
 
     @property
@@ -275,7 +284,10 @@ def _axis(name: str, value: Any, where: str) -> tuple[Any, ...]:
         if set(value) - {"from", "to", "step"} or not {"from", "to"} <= set(value):
             raise SpecError(f"{where}: axis '{name}' takes a list, or {{from = .., to = .., step = ..}}")
         low, high, step = value["from"], value["to"], value.get("step", 1)
-        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (low, high, step)) or step <= 0:
+        numbers = all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in (low, high, step)
+        )
+        if not numbers or step <= 0:
             raise SpecError(f"{where}: axis '{name}': from, to and step must be numbers, step above zero")
         count = math.floor((high - low) / step + 1e-9) + 1
         if not 1 <= count <= 100_000:
