@@ -126,14 +126,17 @@ class Calibration:
         )
 
     def engine_for(self, device: Device, precision: Precision) -> str:
-        """The engine measured most on this device with this format's class of weights, else `default_engine`."""
+        """`default_engine` where it was measured on this device with this class of weights, or nothing was; else the engine
+        measured most there.
+        """
         counts: dict[str, int] = {}
         for fit in (self.prefill, self.decode):
             for key, n in fit.cells.items():
                 name, engine, kind, _ = key.split("/")
                 if name == device.name and kind == precision.kind and runs_format(engine, precision):
                     counts[engine] = counts.get(engine, 0) + n
-        return max(sorted(counts), key=lambda engine: counts[engine]) if counts else default_engine(device, precision)
+        usual = default_engine(device, precision)
+        return usual if usual in counts or not counts else max(sorted(counts), key=lambda engine: counts[engine])
 
     def to_json(self) -> dict[str, Any]:
         """The file's content."""
