@@ -21,7 +21,7 @@ B_W = B_KV = 2.0  # FP16
 
 @dataclass(frozen=True)
 class Setting:
-    """Rates of the device (FLOP/s, bytes/s), the request, and the best-known point of the check."""
+    """Rates of the device (FLOP/s, bytes/s) and the request of the check."""
 
     peak: float
     bandwidth: float
@@ -72,7 +72,7 @@ def _check(name: str, where: str, formula: float, grid: Array, losses: Array) ->
 def one_budget(s: Setting) -> Iterator[Check]:
     """Latency-bound and memory-bound forms: rho, r, g, depth, one axis at a time and (r, g) jointly."""
     for d in (1024.0, 2048.0):
-        for phase, seconds in (("prefill", 0.1), ("decode", 0.3)):
+        for phase, seconds in (("prefill", 0.01), ("decode", 0.03)):
             budget = seconds * s.peak / s.prompt if phase == "prefill" else seconds * s.bandwidth / s.output
             kv = s.kv(d)
             where = f"{phase} {1e3 * seconds:.0f} ms, d = {d:.0f}"
@@ -96,6 +96,11 @@ def one_budget(s: Setting) -> Iterator[Check]:
             yield _check("r* at fixed g", where, r_star, ratios, loss(depth(ratios, g0), d, ratios, g0, rho))
             g_star = cf.prefill_group(budget, d, r0) if phase == "prefill" else cf.decode_group(budget, d, r0, kv, B_W)
             yield _check("g* at fixed r", where, g_star, groups, loss(depth(r0, groups), d, r0, groups, rho))
+    d, r, g, rates = 1024.0, 1.0, 4.0, _grid(1 / 16, 1)
+    ffn_s = np.maximum(6 * r * s.prompt / s.peak, 3 * r / rates * B_W / s.bandwidth)
+    layers = 0.01 / (d**2 * ((4 + 4 / g) * s.prompt / s.peak + ffn_s))
+    where = "prefill 10 ms, d = 1024, the FFN also waits for its experts' weights"
+    yield _check("latency-bound rho*", where, 1 / 16, rates, loss(layers, d, r, g, rates))
     for d in (1024.0, 2048.0):
         rates = _grid(0.02, 1)
         ratio = 8 * rates  # depth and memory fixed: r = c rho
@@ -131,15 +136,15 @@ def dual(s: Setting) -> Iterator[Check]:
 
 def joint(s: Setting) -> Iterator[Check]:
     """Prefill: r and g together, alternating the two forms, against a grid over both."""
-    d, rho, budget = 1024.0, 1 / 16, 0.1 * s.peak / s.prompt
+    d, rho, budget = 1024.0, 1 / 16, 0.01 * s.peak / s.prompt
     r, g = 1.0, 4.0
     for _ in range(200):
         r, g = cf.prefill_ratio(budget, d, g, rho), cf.prefill_group(budget, d, r)
-    ratios, groups = _grid(0.5 * r, 2 * r, 801)[:, None], _grid(max(1.0, 0.3 * g), 3 * g, 801)[None, :]
+    ratios, groups = _grid(0.1, 8, 1201)[:, None], _grid(1, 64, 1201)[None, :]
     losses = loss(budget / ((4 + 4 / groups + 6 * ratios) * d**2), d, ratios, groups, rho)
     i, j = np.unravel_index(int(np.argmin(losses)), losses.shape)
     gap = float(loss(budget / (cf.prefill_cost(r, g) * d**2), d, r, g, rho) - losses[i, j])
-    where = "prefill 100 ms, d = 1024"
+    where = "prefill 10 ms, d = 1024"
     yield Check("r* with g* jointly", where, r, float(ratios[i, 0]), gap)
     yield Check("g* with r* jointly", where, g, float(groups[0, j]), gap)
 
