@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,22 @@ class Evolution:
         self.f: Array = np.empty((0, n_objectives))
         self.start = start if start is not None else np.empty((0, len(self.lengths)), np.int64)
 
-    def ask(self) -> Index:
-        """Axis indices to evaluate next; the first call gives the start and random points beside it."""
+    def ask(self, elite: Index | None = None) -> Index:
+        """Axis indices to evaluate next; the first call gives the start and random points beside it.
+
+        elite: indices (m, 8) of the best points known, around which to search; by default the population's own.
+        """
         rng = np.random.default_rng([self.seed, self.generation])
         if not len(self.x):
             fresh = rng.integers(0, self.lengths, size=(max(self.population - len(self.start), 0), len(self.lengths)))
             return np.concatenate([self.start, fresh]).astype(np.int64)
-        algorithm = self._algorithm(rng)
-        asked = np.asarray(algorithm.ask().get("X")).astype(np.int64)
-        neighbours = self._neighbours(rng)
-        return np.unique(np.concatenate([asked, neighbours]), axis=0)
+        offspring = self._algorithm(rng).ask()  # None where a small space leaves nothing new
+        asked = np.empty((0, len(self.lengths)), np.int64) if offspring is None else np.asarray(offspring.get("X"))
+        neighbours = self._neighbours(rng, self._elite() if elite is None else elite)
+        asked = np.concatenate([asked.astype(np.int64).reshape(-1, len(self.lengths)), neighbours])
+        if not len(asked):
+            asked = rng.integers(0, self.lengths, size=(self.population, len(self.lengths)))
+        return np.unique(asked, axis=0)
 
     def tell(self, x: Index, f: Array) -> None:
         """Take the objectives (n, k) of asked points; infeasible ones as inf. Keeps the best `population` of all."""
@@ -100,7 +107,6 @@ class Evolution:
         from pymoo.operators.mutation.pm import PM
         from pymoo.operators.repair.rounding import RoundingRepair
         from pymoo.problems.static import StaticProblem
-        from pymoo.util.ref_dirs import get_reference_directions
 
         operators = {
             "crossover": SBX(prob=0.9, eta=10, vtype=float, repair=RoundingRepair()),
@@ -110,9 +116,7 @@ class Evolution:
         problem = self._pymoo()
         start = Population.new("X", self.x)
         if self.n_objectives > 2:
-            directions = get_reference_directions(
-                "energy", self.n_objectives, min(self.population, 100), seed=self.seed
-            )
+            directions = _directions(self.n_objectives, min(self.population, 100), self.seed)
             algorithm: Any = NSGA3(directions, pop_size=len(self.x), sampling=start, **operators)
         else:
             algorithm = NSGA2(pop_size=len(self.x), sampling=start, **operators)
@@ -124,17 +128,21 @@ class Evolution:
         algorithm.tell(infills=first)
         return algorithm
 
-    def _neighbours(self, rng: np.random.Generator) -> Index:
-        """Local search: each non-dominated point with one axis moved by one or two values."""
+    def _elite(self) -> Index:
         front = Front(self.n_objectives)
         feasible = np.flatnonzero((self.f < _WORST).all(axis=1))
         front.add(self.f[feasible], feasible)
-        if not len(front):
+        return self.x[front.index]
+
+    def _neighbours(self, rng: np.random.Generator, elite: Index) -> Index:
+        """Local search: points of the elite with one to three axes moved by one to three values."""
+        if not len(elite):
             return np.empty((0, len(self.lengths)), np.int64)
-        base = self.x[rng.choice(front.index, size=self.population // 2)]
-        axis = rng.integers(0, len(self.lengths), size=len(base))
-        base[np.arange(len(base)), axis] += rng.choice([-2, -1, 1, 2], size=len(base))
-        return np.asarray(np.clip(base, 0, self.lengths - 1), dtype=np.int64)
+        base = elite[rng.integers(len(elite), size=self.population)]
+        order = (rng.random(base.shape) + (self.lengths == 1)).argsort(axis=1).argsort(axis=1)
+        moved = order < rng.integers(1, 4, size=(len(base), 1))
+        steps = rng.integers(1, 4, size=base.shape) * rng.choice([-1, 1], size=base.shape)
+        return np.clip(base + moved * steps, 0, self.lengths - 1)
 
     def _survive(self, f: Array, rng: np.random.Generator) -> Index:
         """NSGA-II's survival: fronts in order, the last by crowding distance."""
@@ -147,6 +155,14 @@ class Evolution:
         kept = RankAndCrowding().do(self._pymoo(), population, n_survive=size, random_state=rng)
         positions: Index = np.sort(np.asarray(kept.get("position"), dtype=np.int64))
         return positions
+
+
+@cache
+def _directions(n_objectives: int, count: int, seed: int) -> Array:
+    """NSGA-III's reference directions: an optimisation of its own, seconds long."""
+    from pymoo.util.ref_dirs import get_reference_directions
+
+    return np.asarray(get_reference_directions("energy", n_objectives, count, seed=seed))
 
 
 def evolve_space(
@@ -185,7 +201,8 @@ def evolve_space(
         chosen = np.unique(np.linspace(0, len(start) - 1, min(len(start), 2 * population)).astype(np.int64))
         evolution.start = start[chosen]
     while done < evaluations:
-        asked = evolution.ask()[: max(evaluations - done, 1)]
+        elite = np.array([problem.space.indices(int(i)) for i in front.index], dtype=np.int64)
+        asked = evolution.ask(elite.reshape(len(front), len(AXES)))[: max(evaluations - done, 1)]
         objectives, ok = evaluate_points(problem, asked)
         evolution.tell(asked, objectives)
         linear = np.array([problem.space.linear(row) for row in asked[ok].tolist()], dtype=np.int64)
