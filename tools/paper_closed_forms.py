@@ -89,10 +89,18 @@ def one_budget(s: Setting) -> Iterator[Check]:
             yield _check("latency-bound rho*", where, 1 / 16, rates, loss(depth(r0, g0), d, r0, g0, rates))
             layers = _grid(0.5, 400, 20001)
             feasible = np.where(layers <= depth(r0, g0), loss(layers, d, r0, g0, rho), np.inf)
-            full = cf.prefill_depth(budget, d, r0, g0) if phase == "prefill" else cf.decode_depth(budget, d, r0, g0, kv, B_W)
+            full = (
+                cf.prefill_depth(budget, d, r0, g0)
+                if phase == "prefill"
+                else cf.decode_depth(budget, d, r0, g0, kv, B_W)
+            )
             yield Check("depth l*", where, full, float(layers[int(np.argmin(feasible))]), 0.0)
             ratios, groups = _grid(0.02, 60), _grid(1, 2000)
-            r_star = cf.prefill_ratio(budget, d, g0, rho) if phase == "prefill" else cf.decode_ratio(budget, d, g0, rho, kv, B_W)
+            r_star = (
+                cf.prefill_ratio(budget, d, g0, rho)
+                if phase == "prefill"
+                else cf.decode_ratio(budget, d, g0, rho, kv, B_W)
+            )
             yield _check("r* at fixed g", where, r_star, ratios, loss(depth(ratios, g0), d, ratios, g0, rho))
             g_star = cf.prefill_group(budget, d, r0) if phase == "prefill" else cf.decode_group(budget, d, r0, kv, B_W)
             yield _check("g* at fixed r", where, g_star, groups, loss(depth(r0, groups), d, r0, groups, rho))

@@ -36,10 +36,17 @@ VALUE = {"prefill": "ttft_s", "decode": "latency_s", "request": "e2e_s"}
 OBJECTIVE = {"prefill": "ttft", "decode": "latency", "request": "e2e"}
 LATENCY_MODELS = {
     "equations": "the paper's closed-form equations: prefill is arithmetic only, decode is bytes only, no head",
-    "per operator": "the paper's roofline per operator: in prefill the projections and the FFN each take the longer of their "
-    "FLOP and their weights' bytes (all experts), no head",
+    "per operator": "the paper's roofline per operator: in prefill the projections and the FFN each take the longer of "
+    "their FLOP and their weights' bytes (all experts), no head",
     "calibrated": "this product: every operator, the output head, efficiencies and overheads fitted to measurements",
 }
+INT8_MODELS = ("equations", "equations, 8-bit KV", "per operator", "ideal roofline with head", "calibrated")
+BASELINE_CASES = (
+    ("equations", "paper"),
+    ("per operator", "paper"),
+    ("calibrated", "paper"),
+    ("calibrated", "gemstones"),
+)
 Z90 = 1.6448536269514722
 
 
@@ -61,7 +68,8 @@ class PaperLatency(RooflineModel):
         l, d, tokens = arch.n_layers, arch.d_model, workload.batch_size * workload.prompt_tokens
         share = np.divide(arch.n_kv_heads, arch.n_heads)  # 1/g
         r = activated_width(arch) / d
-        stored = r * np.where(np.asarray(arch.n_experts) > 0, arch.n_experts / np.maximum(arch.n_active_experts, 1), 1.0)
+        spread = arch.n_experts / np.maximum(arch.n_active_experts, 1)
+        stored = r * np.where(np.asarray(arch.n_experts) > 0, spread, 1.0)
         b_w = precision.weight_bits / 8
         b_kv = b_w if self.narrow_kv else precision.kv_bits / 8
         peak, beta = peak_flop_per_s(self.device, precision.compute), self.device.bandwidth_Bps
@@ -148,7 +156,9 @@ def is_top1(c: Candidate) -> bool:
 
 def expert_shares(front: Sequence[Candidate]) -> str:
     """Percent of the points with 1, 8 and 16 experts."""
-    return " / ".join(f"{share(front, lambda c, n=n: experts(c) == n):.0f}" for n in (1, 8, 16)) if front else "nothing fits"
+    if not front:
+        return "nothing fits"
+    return " / ".join(f"{share(front, lambda c, n=n: experts(c) == n):.0f}" for n in (1, 8, 16))
 
 
 def shape(c: Candidate) -> str:
@@ -158,7 +168,9 @@ def shape(c: Candidate) -> str:
     return f"{a.n_layers} x {a.d_model}, {a.n_kv_heads} KV heads, r = {ratio(c):.2g}, {ffn}"
 
 
-def baseline_gap(latency: str, law: str, phase: str, *, extrapolate: bool, no_more_memory: bool = False) -> dict[str, Any] | None:
+def baseline_gap(
+    latency: str, law: str, phase: str, *, extrapolate: bool, no_more_memory: bool = False
+) -> dict[str, Any] | None:
     """The lowest loss at Qwen2.5-0.5B's FP16 time in a phase, less its own loss, with the 90 % interval.
 
     no_more_memory: also within its memory. None where nothing of the space is as fast.
@@ -175,8 +187,15 @@ def baseline_gap(latency: str, law: str, phase: str, *, extrapolate: bool, no_mo
     best = min(fast, key=lambda c: c.loss)
     mean, std = (float(v) for v in asked.law.difference(best.architecture, qwen, TOKENS))
     own = float(asked.loss(qwen, PRECISIONS["fp16"]))
-    return {"best": best, "seconds": float(seconds), "loss": own, "difference": mean, "low": mean - Z90 * std, "high": mean + Z90 * std,
-            "memory_ratio": best.values["memory_B"] / float(estimate.peak_memory_B)}  # fmt: skip
+    return {
+        "best": best,
+        "seconds": float(seconds),
+        "loss": own,
+        "difference": mean,
+        "low": mean - Z90 * std,
+        "high": mean + Z90 * std,
+        "memory_ratio": best.values["memory_B"] / float(estimate.peak_memory_B),
+    }
 
 
 def int8_gain(estimates: str, phase: str) -> tuple[float, float, float]:
@@ -199,6 +218,6 @@ def int8_gain(estimates: str, phase: str) -> tuple[float, float, float]:
     gains = []
     for c in frontier(key, "paper", "fp16", "request"):
         field = {"prefill": "prefill_s", "decode": "decode_s", "request": "total_s"}[phase]
-        times = [float(getattr(models[p].estimate(c.architecture, WORKLOAD, PRECISIONS[p]), field)) for p in ("fp16", "int8")]
-        gains.append(times[0] / times[1])
+        runs = [models[p].estimate(c.architecture, WORKLOAD, PRECISIONS[p]) for p in ("fp16", "int8")]
+        gains.append(float(getattr(runs[0], field)) / float(getattr(runs[1], field)))
     return min(gains), float(np.median(gains)), max(gains)

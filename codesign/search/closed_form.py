@@ -1,16 +1,16 @@
 """Closed-form optima of arXiv 2602.10377 under its own loss law and latency model: a sanity check, not a solver.
 
 Continuous relaxations for one decoder shape (depth l, width d, activated FFN ratio r, activation rate rho = K/E, group
-g = query heads per KV head) with three terms, all linear in l:
+g = query heads per KV head) with three budgets, all linear in l:
 
-    prefill     l * d^2 * (4 + 4/g + 6r)                              <= F = T_prefill * pi / (B * S_in)      [FLOP/token]
-    decode      l * (d^2 * b_w * (2 + 2/g + 3r) + 2 * S * d * b_kv/g) <= D = T_decode * beta / S_out          [bytes/token]
-    memory      l * d^2 * b_w * (2 + 2/g + 3r/rho)                    <= M                                    [bytes]
+    prefill  l d^2 (4 + 4/g + 6r)                         <= F = T_prefill pi / (B S_in)   [FLOP/token]
+    decode   l (d^2 b_w (2 + 2/g + 3r) + 2 S d b_kv / g)  <= D = T_decode beta / S_out     [bytes/token]
+    memory   l d^2 b_w (2 + 2/g + 3r/rho)                 <= M                             [bytes]
 
-with S the mean context, b_w and b_kv bytes a value, and the loss of `codesign.predictors.scaling.paper_eq2`. There is no
-embedding, no output head, and prefill never waits for weights (it does, for few-hot mixtures: use the cost model). Every
-function here agrees with brute force on a dense grid; tools/reproduce_paper.py shows that again, with the published
-forms that do not.
+with S the mean context, b_w and b_kv bytes a value, and the loss of `codesign.predictors.scaling.paper_eq2`. There is
+no embedding, no output head, and prefill never waits for weights (it does, for sparse mixtures: use the cost model).
+Every function here agrees with brute force on a dense grid where the constraint that it assumes binds;
+tools/reproduce_paper.py shows that again, with the published forms that do not.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def decode_depth(moved_B: float, d: float, r: float, g: float, kv: float, b_w: f
 def dual_prefill_rho(r: float, g: float, eta: float, b_w: float) -> float:
     """Activation rate at which the depth fills both the prefill and the memory budget; eta = F / M.
 
-    rho = 3 eta b_w r / (a (2 - eta b_w) + 6 r), a = 2 + 2/g. It is the optimum where both bind: a lower rate gives up
-    depth, a higher one loss. Above 1, or where the denominator is not positive, memory does not bind.
+    rho = 3 eta b_w r / (a (2 - eta b_w) + 6 r), a = 2 + 2/g. It is the optimum where both bind. Where the
+    last layers are worth less than what their memory buys otherwise (64 layers, say), the optimum lies below and leaves
+    time unused. Above 1, or where the denominator is not positive, memory does not bind.
     """
     attention = 2 + 2 / g
     return 3 * eta * b_w * r / (attention * (2 - eta * b_w) + 6 * r)
