@@ -70,7 +70,8 @@ class Gap:
     """What a design of the frontier offers against a baseline: differences with 90 % intervals.
 
     loss_difference: design less baseline, nats per token, with (low, high); perplexity_ratio: its exponential;
-    latency_ratio: design over baseline, with (low, high), the calibration's common error cancelled.
+    latency_ratio: design over baseline in the frontier's first time objective, with (low, high), the calibration's
+    common error cancelled.
     """
 
     design: str

@@ -172,7 +172,8 @@ def check_vocabulary(problem: Problem, name: str, arch: Architecture) -> None:
 def compare(problem: Problem, name: str, arch: Architecture, precision: str, frontier: Sequence[Candidate]) -> Baseline:
     """Score a known model with the same law, tokens and cost model, and find what the frontier offers beside it.
 
-    At its latency: the lowest loss among candidates that are not slower. At its loss: the fastest candidate that is not
+    Latency here is the first time among the objectives (per token, of the request, or to the first token): in that the
+    frontier is complete. At its latency: the lowest loss among candidates that are not slower. At its loss: the fastest candidate that is not
     worse. Either may not exist.
 
     Raises:
@@ -180,15 +181,21 @@ def compare(problem: Problem, name: str, arch: Architecture, precision: str, fro
     """
     check_vocabulary(problem, name, arch)
     base = replace(_candidates(problem, precision, [arch])[0], name=name)
-    not_slower = [c for c in frontier if c.values["latency_s"] <= base.values["latency_s"]]
+    key = _time_key(problem)
+    not_slower = [c for c in frontier if c.values[key] <= base.values[key]]
     not_worse = [c for c in frontier if c.loss <= base.loss]
     at_latency = min(not_slower, key=lambda c: c.loss, default=None)
-    at_loss = min(not_worse, key=lambda c: c.values["latency_s"], default=None)
+    at_loss = min(not_worse, key=lambda c: c.values[key], default=None)
     return Baseline(
         candidate=base,
         at_latency=_gap(problem, at_latency, base) if at_latency else None,
         at_loss=_gap(problem, at_loss, base) if at_loss else None,
     )
+
+
+def _time_key(problem: Problem) -> str:
+    times = {"latency": "latency_s", "e2e": "e2e_s", "ttft": "ttft_s"}
+    return next((times[name] for name in problem.objectives if name in times), "latency_s")
 
 
 def _gap(problem: Problem, design: Candidate, base: Candidate) -> Gap:
@@ -205,8 +212,9 @@ def _gap(problem: Problem, design: Candidate, base: Candidate) -> Gap:
         ]
         difference += prices[0] - prices[1]
         spread = math.hypot(spread, prices[0] - prices[1])
-    ratio = design.values["latency_s"] / base.values["latency_s"]
-    own = [_own_log_sd(problem, c, "latency") for c in (design, base)]
+    key = _time_key(problem)
+    ratio = design.values[key] / base.values[key]
+    own = [_own_log_sd(problem, c, key.removesuffix("_s")) for c in (design, base)]
     same = (design.architecture, design.precision) == (base.architecture, base.precision)
     factor = 1.0 if same else math.exp(_Z90 * math.hypot(*own))
     return Gap(

@@ -1,0 +1,202 @@
+"""How a frontier is shown in the terminal: a table that fits its width, the assumptions, and the baselines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from codesign.search import Candidate, Frontier
+
+__all__ = ["print_frontier"]
+
+MAX_ROWS = 25
+
+
+def print_frontier(frontier: Frontier, folder: Path) -> None:
+    """Print the table, what the answer rests on, and the baselines."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from codesign.cli.common import console
+
+    screen = console()
+    shown = _spread(frontier.candidates)
+    columns = _columns(frontier, screen.width)
+    table = Table(title=_title(frontier), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading in ("FFN", "marks", "bits") else "right", no_wrap=True)
+    for c in shown:
+        table.add_row(*(show(c) for _, show in columns))
+    screen.print(table)
+    if len(shown) < len(frontier.candidates):
+        screen.print(
+            f"{len(shown)} of {len(frontier.candidates)} designs shown, evenly along the frontier; all are in frontier.csv"
+        )
+    for line in _assumptions(frontier):
+        screen.print(line)
+    for baseline in frontier.baselines:
+        for line in _baseline_lines(frontier, baseline):
+            screen.print(line)
+    screen.print(f"\nwritten: {folder}/ (frontier.jsonl, frontier.csv, pareto.png, design-N/config.json)")
+
+
+def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candidate], str]]]:
+    """Headings and cells; a narrow terminal gets fewer columns (the files have them all)."""
+    from codesign.cli.common import perplexity
+    from codesign.units import format_bytes, format_count, format_energy, format_seconds
+
+    def ffn(c: Candidate) -> str:
+        a = c.architecture
+        return f"{a.n_experts}x{a.d_ff_expert} top-{a.n_active_experts}" if a.n_experts else str(a.d_ff)
+
+    def size(c: Candidate) -> str:
+        total, active = c.values["params"], c.values["params_active"]
+        return format_count(total) + (f" ({format_count(active)})" if active < total else "")
+
+    def joules(c: Candidate) -> str:
+        return format_energy(c.values["energy_J"], 2).replace(" ", "") if "energy_J" in c.values else "-"
+
+    columns: list[tuple[int, str, Callable[[Candidate], str]]] = [
+        (0, "#", lambda c: c.name.removeprefix("design-")),
+        (0, "L", lambda c: str(c.architecture.n_layers)),
+        (0, "width", lambda c: str(c.architecture.d_model)),
+        (0, "heads", lambda c: f"{c.architecture.n_heads}/{c.architecture.n_kv_heads}"),
+        (0, "FFN", ffn),
+        (92, "params (act.)", size),
+        (0, "ms/tok", lambda c: f"{1e3 * c.values['latency_s']:.1f}"),
+        (98, "TTFT", lambda c: format_seconds(c.values["ttft_s"], 2).replace(" ", "")),
+        (106, "memory", lambda c: format_bytes(c.values["memory_B"], 2).replace(" ", "")),
+        (114, "energy", joules),
+        (0, "loss, 90 %", lambda c: f"{c.loss:.3f}±{1.645 * c.loss_std:.3f}"),
+        (126, "ppl", lambda c: f"{perplexity(c.loss):.1f}"),
+        (78, "fits", lambda c: f"{c.p_budget:.2f}"),
+        (120, "front", lambda c: f"{c.p_front:.2f}"),
+        (0, "marks", _short_marks),
+    ]
+    if len({c.precision for c in frontier.candidates}) > 1:
+        columns.insert(1, (0, "bits", lambda c: c.precision))
+    return [(heading, show) for least, heading, show in columns if width >= least]
+
+
+def _spread(candidates: tuple[Candidate, ...]) -> list[Candidate]:
+    if len(candidates) <= MAX_ROWS:
+        return list(candidates)
+    step = (len(candidates) - 1) / (MAX_ROWS - 1)
+    return [candidates[round(i * step)] for i in range(MAX_ROWS)]
+
+
+_MARKS = {
+    "prior:kv": ("K", "KV width differs from the law's data: a published term"),
+    "prior:moe": ("E", "experts: effective parameters, transferred from another data set"),
+    "prior:ffn_ratio": ("F", "FFN ratio differs from the law's data"),
+    "prior:d_head": ("H", "head size differs from the law's data"),
+    "prior:vocab": ("V", "vocabulary differs from the law's data: compare losses within this run only"),
+    "prior:quantisation": ("Q", "price of quantised weights: a published law"),
+    "latency:size_here": ("S", "smaller or larger than any model measured on this device, engine and precision"),
+    "latency:experts_here": ("M", "no mixture of experts measured on this device, engine and precision"),
+    "latency:size": ("!S", "smaller or larger than any model measured anywhere"),
+    "latency:experts": ("!M", "no mixture of experts measured anywhere"),
+}
+
+
+def _short_marks(candidate: Candidate) -> str:
+    each = [mark for mark in candidate.marks if mark != "prior:vocab"]  # the same for all: told below the table
+    letters = [_MARKS[mark][0] if mark in _MARKS else "!" + mark.removeprefix("outside:") for mark in each]
+    return " ".join(dict.fromkeys(letters))
+
+
+def _title(frontier: Frontier) -> str:
+    p = frontier.provenance
+    w = p["workload"]
+    mode = f" at {p['device']['power_mode']}" if p["device"]["power_mode"] else ""
+    return f"{p['device']['title']}{mode}, {p['engine']}, {w['prompt_tokens']} in, {w['output_tokens']} out, batch {w['batch_size']}"
+
+
+def _assumptions(frontier: Frontier) -> list[str]:
+    """What the answer rests on, in words."""
+    import math
+
+    p = frontier.provenance
+    lines = [p["certificate"]]
+    for name, rates in p["rates"].items():
+        d, f = rates["decode"], rates["prefill"]
+        lines.append(
+            f"latency ({name}): decode {d['rows']} rows, prefill {f['rows']} rows of this device, engine and precision; decode: "
+            f"{d['level']}; 90 % interval: times or divided by {math.exp(d['interval_log']):.2f} (decode), "
+            f"{math.exp(f['interval_log']):.2f} (prefill)"
+        )
+    held = p["calibration_held_out"]["decode"]
+    shown = [
+        f"{held[way]['mape_pct']:.0f} % with {way}s left out" for way in ("model", "source", "device") if way in held
+    ]
+    lines.append(f"calibration: decode error {', '.join(shown)} ({p['calibration'].split(';')[0]})")
+    lines.append(f"loss: {p['tokens'] / 1e9:g}B training tokens; law {p['law']['summary']}")
+    if p["power_model"]:
+        lines.append(f"energy: {p['power_model']['source'].split(';')[0]}")
+    marks = {mark for c in frontier.candidates for mark in c.marks}
+    told = [f"{letter}: {text}" for mark, (letter, text) in _MARKS.items() if mark in marks]
+    beyond = sorted(mark.removeprefix("outside:") for mark in marks if mark.startswith("outside:"))
+    if beyond:
+        told.append(f"!: outside the range of the law's data ({', '.join(beyond)})")
+    lines += _edges(frontier)
+    if told:
+        lines.append("marks: " + "; ".join(told))
+    lines.append(
+        "fits: probability that the budget holds; front: probability that no other design here is better in every objective"
+    )
+    return lines
+
+
+def _edges(frontier: Frontier) -> list[str]:
+    """Axes at whose end at least half of the designs sit: a wider space may hold better ones, or the law cannot tell."""
+    axes = frontier.provenance["space"]["axes"]
+    archs = [c.architecture for c in frontier.candidates]
+    experts = [int(str(name).split("x")[0]) if "x" in str(name) else 0 for name in axes["experts"]]
+    widths = [(a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model for a in archs]
+    series: dict[str, tuple[list[float], list[float]]] = {
+        "n_layers": (axes["n_layers"], [a.n_layers for a in archs]),
+        "d_model": (axes["d_model"], [a.d_model for a in archs]),
+        "ffn_ratio": (axes["ffn_ratio"], widths),
+        "experts": (experts, [a.n_experts for a in archs]),
+    }
+    found = []
+    for name, (values, used) in series.items():
+        for edge in {min(values), max(values)} if len(values) > 1 else ():
+            count = sum(abs(value - edge) <= 0.02 * max(abs(edge), 1) for value in used)
+            if 2 * count >= len(archs):
+                found.append(f"{name} {edge:g} ({count} of {len(archs)} designs)")
+    if not found:
+        return []
+    return [
+        f"at the edge of the space: {', '.join(sorted(found))}: a wider --space may hold better designs, and the law is least sure there"
+    ]
+
+
+def _baseline_lines(frontier: Frontier, baseline: Any) -> list[str]:
+    from codesign.cli.common import perplexity
+    from codesign.units import format_count
+
+    c = baseline.candidate
+    tokens = f"{frontier.provenance['tokens'] / 1e9:g}B"
+    low, high = (1e3 * v for v in c.intervals.get("latency_s", (c.values["latency_s"],) * 2))
+    lines = [
+        f"\n{c.name} ({format_count(c.values['params'])} parameters), scored by the same law at the same {tokens} training tokens: "
+        f"{1e3 * c.values['latency_s']:.1f} ms ({low:.1f}-{high:.1f}), loss {c.loss:.3f} ± {1.645 * c.loss_std:.3f}, "
+        f"perplexity {perplexity(c.loss):.1f}"
+    ]
+    outside = [mark.split(":")[1] for mark in c.marks if mark.startswith("outside:")]
+    if outside:
+        lines.append(f"  outside the range of the law's data: {', '.join(outside)}")
+    for name, gap in (("at its latency", baseline.at_latency), ("at its loss", baseline.at_loss)):
+        if gap is None:
+            lines.append(f"  {name}: nothing on this frontier (see the budget)")
+            continue
+        (a, b), (x, y) = gap.loss_interval, gap.latency_interval
+        lines.append(
+            f"  {name}: {gap.design}, loss {gap.loss_difference:+.3f} ({a:+.3f} to {b:+.3f}), perplexity "
+            f"{100 * (gap.perplexity_ratio - 1):+.1f} %, latency x {gap.latency_ratio:.2f} ({x:.2f}-{y:.2f})"
+        )
+    return lines
