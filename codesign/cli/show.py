@@ -40,7 +40,10 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
     for baseline in frontier.baselines:
         for line in _baseline_lines(frontier, baseline):
             screen.print(line)
-    screen.print(f"\nwritten: {folder}/ (frontier.jsonl, frontier.csv, pareto.png, design-N/config.json)")
+    files = ["frontier.jsonl", "frontier.csv", "pareto.png", "design-N/config.json"]
+    if not (folder / "pareto.png").exists():
+        files.remove("pareto.png")
+    screen.print(f"\nwritten: {folder}/ ({', '.join(files)})")
 
 
 def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candidate], str]]]:
@@ -154,7 +157,7 @@ def _edges(frontier: Frontier) -> list[str]:
     """Axes at whose end at least half of the designs sit: a wider space may hold better ones, or the law cannot tell."""
     axes = frontier.provenance["space"]["axes"]
     archs = [c.architecture for c in frontier.candidates]
-    experts = [int(str(name).split("x")[0]) if "x" in str(name) else 0 for name in axes["experts"]]
+    experts = [float(str(name).split("x")[0]) if "x" in str(name) else 0.0 for name in axes["experts"]]
     widths = [(a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model for a in archs]
     series: dict[str, tuple[list[float], list[float]]] = {
         "n_layers": (axes["n_layers"], [a.n_layers for a in archs]),
