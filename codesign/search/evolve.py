@@ -117,7 +117,7 @@ class Evolution:
         start = Population.new("X", self.x)
         if self.n_objectives > 2:
             directions = _directions(self.n_objectives, min(self.population, 100), self.seed)
-            algorithm: Any = NSGA3(directions, pop_size=len(self.x), sampling=start, **operators)
+            algorithm: Any = NSGA3(directions, pop_size=max(len(self.x), len(directions)), sampling=start, **operators)
         else:
             algorithm = NSGA2(pop_size=len(self.x), sampling=start, **operators)
         algorithm.setup(problem, seed=int(rng.integers(2**31)), verbose=False)
@@ -142,7 +142,8 @@ class Evolution:
         order = (rng.random(base.shape) + (self.lengths == 1)).argsort(axis=1).argsort(axis=1)
         moved = order < rng.integers(1, 4, size=(len(base), 1))
         steps = rng.integers(1, 4, size=base.shape) * rng.choice([-1, 1], size=base.shape)
-        return np.clip(base + moved * steps, 0, self.lengths - 1)
+        found: Index = np.clip(base + moved * steps, 0, self.lengths - 1)
+        return found
 
     def _survive(self, f: Array, rng: np.random.Generator) -> Index:
         """NSGA-II's survival: fronts in order, the last by crowding distance."""
