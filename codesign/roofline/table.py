@@ -245,7 +245,7 @@ def case_of_row(row: Mapping[str, str], archs: Mapping[str, Architecture | str])
 def _device(name: str, mode: str) -> tuple[Device, str]:
     """The row's device at its power mode; at full power, with a note, where the mode is missing or unknown."""
     device = load_device(name)
-    if not mode.strip():
+    if not any(letter.isalnum() for letter in mode):
         return device, "power mode not stated: full power assumed" if device.power_modes else ""
     try:
         return device.with_power_mode(mode), ""
