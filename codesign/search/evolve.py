@@ -275,6 +275,8 @@ def _load(path: Path, identity: str, evolution: Evolution, front: Front) -> tupl
         evolution.generation = data["generation"]
         evolution.x, evolution.f = np.array(data["x"], dtype=np.int64), _unhex(data["f"], k)
         front.index, front.points = np.array(data["index"], dtype=np.int64), _unhex(data["points"], k)
+        if len(front.index) != len(front.points) or len(evolution.x) != len(evolution.f):
+            raise ValueError("points and objectives differ in number")
         return int(data["done"]), int(data["feasible"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SchemaError(f"the search state {path} is corrupt ({error}); delete it to start again") from error
