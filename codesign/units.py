@@ -28,8 +28,8 @@ _NUMBER = re.compile(r"^\s*([+-]?(?:\d+(?:[_,]\d{3})*(?:\.\d*)?|\.\d+)(?:[eE][+-
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _BYTES |= {"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30, "tib": 2.0**40}
-_WATTS = {"mw": 1e-3, "w": 1.0, "kw": 1e3}
-_JOULES = {"uj": 1e-6, "µj": 1e-6, "mj": 1e-3, "j": 1.0, "kj": 1e3}
+_WATTS = {"mw": 1e-3, "w": 1.0, "kw": 1e3, "MW": 1e6}  # MW and MJ as written; else case does not matter
+_JOULES = {"uj": 1e-6, "µj": 1e-6, "mj": 1e-3, "j": 1.0, "kj": 1e3, "MJ": 1e6}
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
@@ -39,7 +39,7 @@ def _parse(text: str, units: dict[str, float], what: str, example: str, *, posit
     if match is None:
         raise SpecError(f"{what} '{text}' is not a number with a unit; units: {shown}; write for example {example}")
     number, unit = match.groups()
-    scale = units.get(unit.lower())
+    scale = units.get(unit, units.get(unit.lower()))
     if scale is None:
         problem = "has no unit" if not unit else f"has the unknown unit '{unit}'"
         raise SpecError(f"{what} '{text}' {problem}; units: {shown}; write for example {example}")

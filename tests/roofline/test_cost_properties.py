@@ -27,7 +27,9 @@ SMALL, LARGE = read_config("qwen2.5-0.5b"), read_config("llama-3.1-8b")
 TWO = ArchitectureBatch.of([SMALL, LARGE])
 
 
-def estimate(device: Device, engine: str, form: Precision, arch: object, workload: Workload, ideal: bool = False) -> object:
+def estimate(
+    device: Device, engine: str, form: Precision, arch: object, workload: Workload, ideal: bool = False
+) -> object:
     rates = Rates() if ideal else FITS.rates(device, engine, form, workload.batch_size)
     return RooflineModel(device=device, rates=rates).estimate(arch, workload, form)  # type: ignore[arg-type]
 
@@ -125,11 +127,23 @@ def test_bounds_and_monotone(arch: Architecture, rates: PhaseRates, workload: Wo
     assert got.decode_s <= doubled.decode_s * slack and doubled.decode_s <= 2 * got.decode_s * slack
 
 
-def alone(model: RooflineModel, archs: list[Architecture], workload: Workload, form: Precision, name: str) -> list[float]:
+def alone(
+    model: RooflineModel, archs: list[Architecture], workload: Workload, form: Precision, name: str
+) -> list[float]:
     return [float(getattr(model.estimate(a, workload, form), name)) for a in archs]
 
 
-FIGURES = ("prefill_s", "decode_s", "total_s", "weights_B", "kv_B", "workspace_B", "energy_J", "request_energy_J", "power_W")
+FIGURES = (
+    "prefill_s",
+    "decode_s",
+    "total_s",
+    "weights_B",
+    "kv_B",
+    "workspace_B",
+    "energy_J",
+    "request_energy_J",
+    "power_W",
+)
 
 
 @settings(max_examples=25, deadline=None)
@@ -194,7 +208,10 @@ MEASURED = PhaseFit(
         (("sister", "vllm", "w4", "gen-a"), 2),
         (("board", "mlc-llm", "fp16", "gen-a"), 3),  # the device with another engine
         (("far", "vllm", "fp16", "gen-z"), 3),  # the engine elsewhere
-        (("far", "ollama", "w4", "gen-b"), 3),  # llama.cpp's kernels, measured on that generation, inside another server
+        (
+            ("far", "ollama", "w4", "gen-b"),
+            3,
+        ),  # llama.cpp's kernels, measured on that generation, inside another server
         (("sister", "mlc-llm", "fp16", "gen-a"), 4),  # the generation with another engine tells nothing
         (("far", "mlc-llm", "fp16", "gen-z"), 4),
     ],
@@ -230,7 +247,9 @@ def test_intervals_of_the_bundled_calibration_widen_with_the_level() -> None:
 
 
 def test_spans_of_cells() -> None:
-    fit = dataclasses.replace(MEASURED, spans={"board/vllm/fp16/gen-a": (1e9, 8e9, 0.0), "card/llama.cpp/w4/gen-b": (2e8, 3e9, 1.0)})
+    fit = dataclasses.replace(
+        MEASURED, spans={"board/vllm/fp16/gen-a": (1e9, 8e9, 0.0), "card/llama.cpp/w4/gen-b": (2e8, 3e9, 1.0)}
+    )
     assert fit.span(cell("board", "vllm", "fp16", "gen-a")) == (1e9, 8e9, False)
     assert fit.span() == (2e8, 8e9, True)
     assert fit.span(cell("board", "vllm", "w4", "gen-a")) == (math.inf, 0.0, False)

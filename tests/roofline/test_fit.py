@@ -90,7 +90,9 @@ def test_the_fits_formula_is_the_cost_models(phase: Phase, form: str) -> None:
         model = RooflineModel(device=c.device)
         ideal = model.phase(c.arch, workload, precision, phase).seconds
         both = dataclasses.replace(model.rates, prefill=rates, decode=rates)
-        assert seconds == pytest.approx(RooflineModel(device=c.device, rates=both).phase(c.arch, workload, precision, phase).seconds)
+        assert seconds == pytest.approx(
+            RooflineModel(device=c.device, rates=both).phase(c.arch, workload, precision, phase).seconds
+        )
         assert plain_roofline([o])[0] == pytest.approx(ideal)
         assert seconds >= ideal
 
@@ -191,7 +193,11 @@ def parts_with(spread: tuple[float, ...], per_level: int, seed: int) -> list[Lef
     for way in ("model", "source", "device"):
         level = np.repeat(np.arange(len(spread)), per_level)
         obs = tuple(template[i % len(template)] for i in range(len(level)))
-        key = {"model": lambda o: o.case.model, "source": lambda o: o.case.source, "device": lambda o: o.case.device.name}[way]
+        key = {
+            "model": lambda o: o.case.model,
+            "source": lambda o: o.case.source,
+            "device": lambda o: o.case.device.name,
+        }[way]
         error = rng.normal(0, np.array(spread)[level])
         seconds = np.array([o.seconds for o in obs])
         parts.append(LeftOut(way=way, obs=obs, predicted=seconds * np.exp(error), level=level, interval_level=level,

@@ -157,7 +157,10 @@ def test_what_was_assumed_is_noted(tmp_path: Path, archs: Path, change: dict[str
 
 
 def test_power_modes_act(tmp_path: Path, archs: Path) -> None:
-    rows = [{**ROW, "engine": "llama.cpp", "weight_precision": "q4_k_m", "power_mode": mode} for mode in ("MAXN", "30W", "junk")]
+    rows = [
+        {**ROW, "engine": "llama.cpp", "weight_precision": "q4_k_m", "power_mode": mode}
+        for mode in ("MAXN", "30W", "junk")
+    ]
     fast, slow, assumed = (float(r["predicted_decode_ms"]) for r in predicted(tmp_path, archs, *rows))
     assert 2 < slow / fast < 4.3 and assumed == fast
 
@@ -205,7 +208,12 @@ def test_mlc_formats_file_sizes_and_kv_bits(archs: Path) -> None:
 
 def test_byte_order_mark_crlf_short_rows_and_blank_lines(tmp_path: Path, archs: Path) -> None:
     path = tmp_path / "t.csv"
-    lines = ["row_id,device_id,engine,arch_id,prompt_tokens,notes", "a,orin,vLLM,llama-3.1-8b,64,x", "", "b,orin,vLLM,llama-3.1-8b"]
+    lines = [
+        "row_id,device_id,engine,arch_id,prompt_tokens,notes",
+        "a,orin,vLLM,llama-3.1-8b,64,x",
+        "",
+        "b,orin,vLLM,llama-3.1-8b",
+    ]
     path.write_bytes(("\ufeff" + "\r\n".join(lines) + "\r\n").encode("utf-8"))
     text, summary = predicted_table(path, archs, FITS)
     got = list(csv.DictReader(io.StringIO(text)))
@@ -271,7 +279,12 @@ def test_architectures_that_cannot_be_read(tmp_path: Path, row: str, reason: str
 
 def test_architecture_cells(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    rows = ["a,2,64,128,4,2,16,100,1.0,2.0,", "b,2,64,128,4,2,16,100,no,3,dense", " c ,2,64,128,4,2,16,100,,,Dense", MOE]
+    rows = [
+        "a,2,64,128,4,2,16,100,1.0,2.0,",
+        "b,2,64,128,4,2,16,100,no,3,dense",
+        " c ,2,64,128,4,2,16,100,,,Dense",
+        MOE,
+    ]
     path.write_text("\n".join([ARCH_HEADER, *rows]) + "\n", encoding="utf-8")
     a, b, c, moe = read_archs(path).values()
     assert not any(isinstance(x, str) for x in (a, b, c, moe))
@@ -293,7 +306,12 @@ cell = st.one_of(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(changes=st.lists(st.dictionaries(st.sampled_from([*ROW, "kv_precision", "weight_file_gb", "kv_start_tokens", "power_w"]), cell), max_size=3))
+@given(
+    changes=st.lists(
+        st.dictionaries(st.sampled_from([*ROW, "kv_precision", "weight_file_gb", "kv_start_tokens", "power_w"]), cell),
+        max_size=3,
+    )
+)
 def test_no_cell_breaks_the_table(archs: Path, changes: list[dict[str, str]]) -> None:
     known = read_archs(archs)
     for change, found in zip(changes, iter_cases([{**ROW, **c} for c in changes], known), strict=True):

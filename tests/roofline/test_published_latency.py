@@ -25,7 +25,9 @@ DATA = ROOT.parent / "shared" / "data" / "latency"
 REPORT, ROWS = ROOT / "results" / "latency_validation.md", ROOT / "results" / "latency_validation.csv"
 FITS = load_calibration()
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
-published = pytest.mark.skipif(not (DATA / "measured.csv").is_file(), reason="published measurements (../shared/data/latency) are absent")
+published = pytest.mark.skipif(
+    not (DATA / "measured.csv").is_file(), reason="published measurements (../shared/data/latency) are absent"
+)
 committed = pytest.mark.skipif(not REPORT.is_file(), reason="results/latency_validation.md is not in this copy")
 
 
@@ -140,7 +142,9 @@ def test_the_rows_are_consistent(phase: Phase) -> None:
         ids.append([row["row_id"] for row in rows])
         for row in rows:
             error = 100 * (float(row["predicted_ms"]) / float(row["measured_ms"]) - 1)
-            assert error == pytest.approx(float(row["error_pct"]), abs=0.06 + 1e-4 * abs(error) + 5e-3 / float(row["measured_ms"]))
+            assert error == pytest.approx(
+                float(row["error_pct"]), abs=0.06 + 1e-4 * abs(error) + 5e-3 / float(row["measured_ms"])
+            )
             assert row["group"] == row[way] and row["level"] in "01234"
             if way == "device":
                 assert int(row["level"]) >= 2  # nothing of this device was seen
