@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from codesign.architecture import Architecture
 from codesign.errors import SchemaError, SpecError
 
-__all__ = ["Baseline", "Candidate", "Frontier", "Gap", "read_frontier"]
+__all__ = ["Baseline", "Candidate", "Frontier", "Gap", "frontier_schema", "read_frontier"]
 
 SCHEMA = "codesign.frontier"
 VERSION = 1
@@ -177,6 +178,18 @@ class Frontier:
             ) from error
         provenance = {key: value for key, value in head.items() if key not in ("schema", "version", "baselines")}
         return cls(candidates=tuple(candidates), provenance=provenance, baselines=baselines)
+
+
+def frontier_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of each line of a frontier.jsonl; ``$defs`` has the header and the candidate.
+
+    Example:
+        >>> frontier_schema()["title"]
+        'codesign.frontier, version 1'
+    """
+    text = files("codesign.search").joinpath("frontier.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
 
 def read_frontier(path: Path) -> Frontier:
