@@ -55,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     if debug:  # understood after the command too
         arguments = ["--debug", *(text for text in arguments if text != "--debug")]
+    if arguments in ([], ["--debug"]):
+        arguments = ["--help"]
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         code = typer.main.get_command(app)(args=arguments, prog_name="codesign", standalone_mode=False)
         sys.stdout.flush()
@@ -70,8 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except BrokenPipeError:  # the reader of a pipe left: not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:  # such as a full disk
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _discard_output()
+        return 2
     except Exception as error:
         told = getattr(error, "format_message", None)  # a usage error, of click's or of typer's own copy of click
         if told is None or debug:
@@ -80,3 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; see '{context.command_path} --help'" if context is not None else ""
         print(f"error: {' '.join(told().split()).rstrip('.')}{hint}", file=sys.stderr)
         return 2
+
+
+def _discard_output() -> None:
+    """What is still buffered would fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

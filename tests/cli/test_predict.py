@@ -121,6 +121,27 @@ def test_a_device_without_a_power_model_and_a_model_that_does_not_fit(tmp_path: 
     assert shown["energy_J"] is None and shown["energy_J_90"] is None and shown["fits_memory"] is True
 
 
+def test_without_arguments_the_help_is_shown() -> None:
+    got = run()
+    assert got.returncode == 0 and got.stdout.startswith("Usage: codesign") and got.stderr == ""
+    assert "predict" in got.stdout and got.stdout == run("--help").stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+@pytest.mark.parametrize("command", [f"predict {MODEL} -d orin", "devices", "devices --json"])
+def test_a_full_disk_is_one_line(command: str) -> None:
+    shell = f"{sys.executable} -m codesign {command} > /dev/full"
+    got = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert got.returncode == 2 and got.stderr.startswith("error: ") and got.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_closed_standard_output() -> None:
+    shell = f"{sys.executable} -m codesign predict {MODEL} -d orin >&-"
+    got = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert got.returncode == 0 and got.stderr == ""
+
+
 def test_plain_ascii_terminals() -> None:
     got = run("predict", MODEL, "-d", "orin", "--breakdown", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert got.returncode == 0 and got.stdout.isascii()
