@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = typer.main.get_command(app)(args=arguments, prog_name="codesign", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # how typer reports Ctrl-C
+            print("interrupted", file=sys.stderr)
         return int(code or 0)
     except CodesignError as error:
         if debug:

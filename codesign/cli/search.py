@@ -108,10 +108,7 @@ def search(
     chosen = load_device(device, power_mode)
     workload = workload_of(prompt, generate, batch)
     precisions = list(dict.fromkeys(parse_precision(name).name for name in parse_list(precision) or ["fp16"]))
-    models = {
-        Path(name).stem if name.endswith(".json") else Path(name).name: read_config(name)
-        for name in parse_list(baseline)
-    }
+    models = {label: read_config(name) for label, name in _labels(parse_list(baseline)).items()}
     vocab_size = vocab or next((arch.vocab_size for arch in models.values()), 50304)
     law = load_law(loss_law)
     designs = load_space(space, precisions, vocab_size)

@@ -26,8 +26,9 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
     shown = _spread(frontier.candidates)
     columns = _columns(frontier, screen.width)
     table = Table(title=_title(frontier), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading, _ in columns:
-        table.add_column(heading, justify="left" if heading in ("FFN", "marks", "bits") else "right", no_wrap=True)
+    for heading, _ in columns:  # the marks give way, so that no number is ever cut
+        side: Any = "left" if heading in ("FFN", "marks", "bits") else "right"
+        table.add_column(heading, justify=side, no_wrap=heading != "marks", overflow="fold")
     for c in shown:
         table.add_row(*(show(c) for _, show in columns))
     screen.print(table)
@@ -79,7 +80,7 @@ def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candid
         (120, "front", lambda c: f"{c.p_front:.2f}"),
         (0, "marks", _short_marks),
     ]
-    if len({c.precision for c in frontier.candidates}) > 1:
+    if len(frontier.provenance["rates"]) > 1:
         columns.insert(1, (0, "bits", lambda c: c.precision))
     return [(heading, show) for least, heading, show in columns if width >= least]
 
