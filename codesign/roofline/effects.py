@@ -143,24 +143,24 @@ def _batched(c: Cell) -> float:
 # (tools/fit_calibration.py prints the errors that they give).
 LATENTS: dict[Phase, dict[str, Latent]] = {
     "decode": {
-        "bandwidth": Latent("logistic", 1.55, (
-            Effect("kind", _kind, 0.5), Effect("engine", _engine, 0.5), Effect("engine_kind", _engine_kind, 0.5),
-            Effect("family", _family, 0.5), Effect("generation", _generation, 0.4),
-            Effect("engine_generation", _engine_generation, 0.4), Effect("device", _device, 0.3),
-            Effect("cell", _cell, 1.7), Effect("bandwidth", _one, 0.36, _log_bandwidth),
+        "bandwidth": Latent("logistic", 1.76, (
+            Effect("kind", _kind, 0.5), Effect("engine", _engine, 0.43), Effect("engine_kind", _engine_kind, 0.43),
+            Effect("family", _family, 0.65), Effect("generation", _generation, 0.52),
+            Effect("engine_generation", _engine_generation, 0.4), Effect("device", _device, 0.41),
+            Effect("cell", _cell, 3.62), Effect("bandwidth", _one, 0.4, _log_bandwidth),
             Effect("batched", _device_engine, 0.1, _batched),
         )),
-        "expert": Latent("logistic", 1.4, (Effect("engine", _engine, 0.4), Effect("device", _device, 0.4))),
-        "compute": Latent("logistic", -1.2, (Effect("engine", _engine, 0.5), Effect("generation", _generation, 0.5))),
+        "expert": Latent("logistic", 1.4, (Effect("engine", _engine, 0.34), Effect("device", _device, 0.54))),
+        "compute": Latent("logistic", -1.2, (Effect("engine", _engine, 0.43), Effect("generation", _generation, 0.65))),
         "unpack": Latent("exp", math.log(9.3), (
-            Effect("kind", _kind, 0.3), Effect("family", _family, 0.4), Effect("generation", _generation, 0.3),
+            Effect("kind", _kind, 0.3), Effect("family", _family, 0.52), Effect("generation", _generation, 0.39),
         )),
         "layer": Latent("exp", math.log(60e-6), (
-            Effect("family", _family, 0.5), Effect("engine", _engine, 0.5), Effect("generation", _generation, 0.3),
-            Effect("device", _device, 0.3), Effect("bandwidth", _one, 0.54, _log_bandwidth),
+            Effect("family", _family, 0.65), Effect("engine", _engine, 0.43), Effect("generation", _generation, 0.39),
+            Effect("device", _device, 0.41), Effect("bandwidth", _one, 0.6, _log_bandwidth),
         )),
         "step": Latent("exp", math.log(0.9e-3), (
-            Effect("family", _family, 0.5), Effect("engine", _engine, 0.7), Effect("device", _device, 0.3),
+            Effect("family", _family, 0.65), Effect("engine", _engine, 0.6), Effect("device", _device, 0.41),
         )),
     },
     "prefill": {

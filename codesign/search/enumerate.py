@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import signal
 import threading
@@ -170,7 +171,7 @@ def enumerate_space(
     if workers is None:
         workers = (os.cpu_count() or 1) if total > PARALLEL_ABOVE else 1
     work = _State(problem, state)
-    saved = time.monotonic()
+    saved = -math.inf  # the first part is saved at once
 
     def after(part: tuple[Front, int, int], blocks: int) -> None:
         nonlocal saved
