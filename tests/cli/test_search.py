@@ -19,7 +19,7 @@ n_layers = [4, 8, 12, 18, 26, 40]
 d_model = { from = 512, to = 1536, step = 128 }
 experts = ["dense", "8x2"]
 """
-#: 16 million points: about eight seconds on one core, and above what a state file is kept for.
+#: 32 million points at two precisions: some seconds on two cores, and above what a state file is kept for.
 LARGE = """
 [axes]
 d_model = { from = 256, to = 3072, step = 16 }
