@@ -1,6 +1,6 @@
 """How many architectures a second: the cost model alone, and the whole search.
 
-    python benchmarks/cost_model.py           about three minutes; --quick leaves out the space of 100 million points
+    python benchmarks/cost_model.py           seconds to a minute; --quick leaves out the space of 100 million points
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The heuristic search against the exact one, where both run.
 
-    python benchmarks/search_quality.py       about five minutes; --seeds 1 for a quick look
+    python benchmarks/search_quality.py       about two minutes; --seeds 1 for a quick look
 
 Hypervolume ratio (reference 10 % beyond the worst values of the exact front; loss and latency as they are) and recall: the
 share of the exact front's points that were found. Beside it NSGA-II (three objectives: NSGA-III) of pymoo alone: random start,
