@@ -3,7 +3,8 @@
 from codesign.search.api import build_problem, search
 from codesign.search.frontier import Baseline, Candidate, Frontier, Gap, read_frontier
 from codesign.search.problem import OBJECTIVES, Problem
-from codesign.search.space import DesignSpace, default_space, load_space, paper_space
+from codesign.search.space import DesignSpace
+from codesign.search.spaces import default_space, load_space, paper_space
 
 __all__ = [
     "OBJECTIVES",
