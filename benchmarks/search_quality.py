@@ -79,7 +79,7 @@ def main() -> None:
         coarse = task.space.coarser(200_000).size
         text += (
             f"\n{', '.join(objectives)}: {task.space.size:,} points, {len(exact)} on the exact front (found in {spent:.1f} s); the warm "
-            f"start enumerates {coarse:,} of them.\n"
+            f"start enumerates {coarse:,} of them, which is not counted among the evaluations.\n"
         )  # fmt: skip
         solvers: dict[str, Callable[[int, int], Front]] = {
             "codesign": lambda seed, n, task=task: evolve_space(task, seed=seed, evaluations=n).front,

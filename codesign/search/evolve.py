@@ -199,7 +199,7 @@ def evolve_space(
         exact = enumerate_space(_on(problem, coarse), workers=1)
         start = _from_coarse(problem, coarse, exact.front.index)
         front.add(exact.front.points, np.array([problem.space.linear(row) for row in start.tolist()], dtype=np.int64))
-        chosen = np.unique(np.linspace(0, len(start) - 1, min(len(start), 2 * population)).astype(np.int64))
+        chosen = np.unique(np.linspace(0, len(start) - 1, min(len(start), population // 2)).astype(np.int64))
         evolution.start = start[chosen]
     while done < evaluations:
         elite = np.array([problem.space.indices(int(i)) for i in front.index], dtype=np.int64)
