@@ -1,6 +1,6 @@
 """How many architectures a second: the cost model alone, and the whole search.
 
-    python benchmarks/cost_model.py           seconds to a minute; --quick leaves out the space of 100 million points
+python benchmarks/cost_model.py           seconds to a minute; --quick leaves out the space of 100 million points
 """
 
 from __future__ import annotations
@@ -88,7 +88,12 @@ def main() -> None:
 
         return work
 
-    fast = row("flat batch, dense: prefill, decode, memory", rounds * CHUNK, best(flat(dense), 7), f"chunks of {CHUNK:,}; target 5")
+    fast = row(
+        "flat batch, dense: prefill, decode, memory",
+        rounds * CHUNK,
+        best(flat(dense), 7),
+        f"chunks of {CHUNK:,}; target 5",
+    )
     row("flat batch, 8 experts top-2", rounds * CHUNK, best(flat(mixed), 7), f"chunks of {CHUNK:,}")
 
     models = [dense.pick((i,)) for i in range(300)]
@@ -97,7 +102,9 @@ def main() -> None:
         for arch in designs:
             model.estimate(arch, REQUEST, FORM, energy=False)
 
-    slow = row("loop over Architecture objects", len(models), best(lambda: loop(models), 5), "the same function, one at a time")
+    slow = row(
+        "loop over Architecture objects", len(models), best(lambda: loop(models), 5), "the same function, one at a time"
+    )
 
     blocks = [b for b in task.space.blocks() if b.valid.any()]
     points = sum(b.valid.size for b in blocks)
@@ -122,7 +129,9 @@ def main() -> None:
         start = time.perf_counter()
         found = enumerate_space(large, workers=options.workers)
         spent = time.perf_counter() - start
-        own, theirs = (resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        own, theirs = (
+            resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
         text += (
             f"\nA space of {large.space.size:,} points on {options.workers} cores: {spent:.0f} s "
             f"({large.space.size / spent / 1e6:.3g} million points a second), peak {own:.0f} MB in the parent and "

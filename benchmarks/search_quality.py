@@ -99,7 +99,16 @@ def main() -> None:
                 rows.append([len(objectives), f"{evaluations:,}", shown, f"{statistics.mean(ratios):.4f}", f"{min(ratios):.4f}",
                              f"{100 * statistics.mean(recalls):.0f} %", f"{100 * min(recalls):.0f} %", f"{statistics.mean(times):.1f}"])  # fmt: skip
                 print(*rows[-1], sep="  ", flush=True)
-    headings = ["objectives", "evaluations", "solver", "hypervolume ratio, mean", "lowest", "recall, mean", "lowest", "seconds"]
+    headings = [
+        "objectives",
+        "evaluations",
+        "solver",
+        "hypervolume ratio, mean",
+        "lowest",
+        "recall, mean",
+        "lowest",
+        "seconds",
+    ]
     body = table(headings, rows) + text + f"\n{options.seeds} seeds each.\n"
     write("search_benchmark.md", "Heuristic against exact search", body)
 

@@ -1,6 +1,6 @@
 """Seconds and memory of whole commands, each in a new process.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

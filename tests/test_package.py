@@ -84,10 +84,16 @@ def test_the_wheel_has_the_data(wheel: zipfile.ZipFile) -> None:
     for name in ("codesign/py.typed", "codesign/roofline/calibration.json", "codesign/roofline/energy.json",
                  "codesign/search/frontier.schema.json", "codesign/cli/search.py"):  # fmt: skip
         assert name in names
-    for folder, suffix, least in (("devices", ".toml", 60), ("predictors/laws", ".json", 6), ("known_models", ".json", 20)):
+    for folder, suffix, least in (
+        ("devices", ".toml", 60),
+        ("predictors/laws", ".json", 6),
+        ("known_models", ".json", 20),
+    ):
         found = [n for n in names if n.startswith(f"codesign/{folder}") and n.endswith(suffix)]
         assert len(found) >= least, (folder, len(found))
-    here = {str(p.relative_to(ROOT)) for p in (ROOT / "codesign").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    here = {
+        str(p.relative_to(ROOT)) for p in (ROOT / "codesign").rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    }
     assert {n for n in names if n.startswith("codesign/")} == here
     assert not [n for n in names if "__pycache__" in n or n.startswith("tests")]
 

@@ -81,7 +81,14 @@ def test_json_is_the_file_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_other_searches_have_other_folders(tmp_path: Path) -> None:
-    for more in ((), ("--seed", "2"), ("--power-mode", "30W"), ("--confidence", "0.9"), ("--tokens", "20B"), ("--engine", "llama.cpp")):
+    for more in (
+        (),
+        ("--seed", "2"),
+        ("--power-mode", "30W"),
+        ("--confidence", "0.9"),
+        ("--tokens", "20B"),
+        ("--engine", "llama.cpp"),
+    ):
         small(tmp_path, *more)
     assert len(list((tmp_path / "results").iterdir())) == 6
     small(tmp_path)

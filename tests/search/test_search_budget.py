@@ -162,5 +162,7 @@ def test_designs_beyond_the_data_only_on_request_and_marked() -> None:
     outside = [c for c in beyond.candidates if any(m.startswith("outside:") for m in c.marks)]
     assert outside, "without the range the search would leave the data"
     for c in beyond.candidates:
-        flags = {f"outside:{k}" for k, v in wide.law.outside(c.architecture, wide.tokens).items() if bool(v) and k != "vocab"}
+        flags = {
+            f"outside:{k}" for k, v in wide.law.outside(c.architecture, wide.tokens).items() if bool(v) and k != "vocab"
+        }
         assert {m for m in c.marks if m.startswith("outside:")} == flags

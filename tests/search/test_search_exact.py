@@ -71,7 +71,8 @@ def brute_force(p: Problem) -> tuple[dict[int, tuple[float, ...]], int, int]:
         if any(bool(f) for n, f in p.latency_outside(arch, values["precision"]).items() if not n.endswith("_here")):
             continue
         row = [
-            float(p.loss(arch, form)) if kind == "loss" else float(metric(kind, arch, estimate)) for kind in p.objectives
+            float(p.loss(arch, form)) if kind == "loss" else float(metric(kind, arch, estimate))
+            for kind in p.objectives
         ]
         feasible[linear] = tuple(row)
     front: dict[int, tuple[float, ...]] = {}
@@ -162,7 +163,9 @@ def test_flat_batches_agree_with_points() -> None:
         for i, row in enumerate(rows.tolist()):
             values = points[designs.linear(indices[row].tolist())]
             expected = build(values)
-            assert precision == values["precision"] and bool(np.broadcast_to(valid, rows.shape)[i]) == (expected is not None)
+            assert precision == values["precision"] and bool(np.broadcast_to(valid, rows.shape)[i]) == (
+                expected is not None
+            )
             if expected is not None:
                 assert arch.pick((i,)) == expected
     assert found == set(range(200))

@@ -124,7 +124,9 @@ def test_the_folder_has_every_file(frontier: Frontier, tmp_path: Path) -> None:
     folder = write_run(frontier, tmp_path / "a" / "run")
     names = {f"design-{i}" for i in range(1, len(frontier.candidates) + 1)}
     assert {p.name for p in folder.iterdir()} == names | {"frontier.jsonl", "frontier.csv", "pareto.png"}
-    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG") and (folder / "pareto.png").stat().st_size > 20_000
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG") and (
+        folder / "pareto.png"
+    ).stat().st_size > 20_000
     assert read_frontier(folder) == frontier
     rows = list(csv.DictReader(io.StringIO((folder / "frontier.csv").read_text())))
     assert len(rows) == len(frontier.candidates)

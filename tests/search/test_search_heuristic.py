@@ -209,7 +209,9 @@ def test_a_law_with_other_content_is_another_problem(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", "\x00", "good-but-cut"])
 @pytest.mark.parametrize("solver", [enumerate_space, evolve_space])
-def test_a_corrupt_state_is_refused_in_one_line(tmp_path: Path, content: str, solver: Callable[..., SearchResult]) -> None:
+def test_a_corrupt_state_is_refused_in_one_line(
+    tmp_path: Path, content: str, solver: Callable[..., SearchResult]
+) -> None:
     state = tmp_path / "state.json"
     p = problem()
     if content == "good-but-cut":
@@ -238,6 +240,8 @@ def test_a_billion_points_go_to_the_heuristic_without_being_held() -> None:
     found = search(p, evaluations=600)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert found.provenance["exact"] is False and found.provenance["certificate"].startswith("heuristic: 600 evaluations of")
+    assert found.provenance["exact"] is False and found.provenance["certificate"].startswith(
+        "heuristic: 600 evaluations of"
+    )
     assert peak < 300e6
     assert len(found.candidates) > 10

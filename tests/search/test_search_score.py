@@ -123,7 +123,9 @@ def test_the_price_of_quantised_weights_is_added_once() -> None:
     p = problem()
     unpriced = replace(p, quantisation_priced=False)
     arch = p.space.point(p.space.linear([0, 0, 0, 0, 1, 2, 3, 1]))[1]
-    sixteen, four, bare = (score(q, [(name, arch)], seed=1)[0] for q, name in ((p, "fp16"), (p, "w4a16"), (unpriced, "w4a16")))
+    sixteen, four, bare = (
+        score(q, [(name, arch)], seed=1)[0] for q, name in ((p, "fp16"), (p, "w4a16"), (unpriced, "w4a16"))
+    )
     assert sixteen.loss == bare.loss < four.loss
     assert four.loss_std > sixteen.loss_std
     assert "prior:quantisation" in four.marks and "prior:quantisation" not in sixteen.marks

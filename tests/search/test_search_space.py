@@ -46,7 +46,9 @@ def test_a_file_overrides_axes_and_options(tmp_path: Path) -> None:
 
 
 def test_one_value_is_a_list_of_one_and_plain_ffns_are_nemotron(tmp_path: Path) -> None:
-    space = load_space(write(tmp_path, 'ffn_gated = false\n[axes]\nexperts = "dense"\nn_layers = 12\nd_head = 64\n'), ["fp16"], 100)
+    space = load_space(
+        write(tmp_path, 'ffn_gated = false\n[axes]\nexperts = "dense"\nn_layers = 12\nd_head = 64\n'), ["fp16"], 100
+    )
     arch = space.point(space.linear([0, 0, 0, 0, 0, 0, 0, 0]))[1]
     assert (arch.n_layers, arch.family, arch.ffn_gated) == (12, "nemotron", False)
 
@@ -111,7 +113,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_sizes_are_products_whatever_their_size() -> None:
-    axes = dict(default_space().axes) | {"d_model": tuple(range(64, 64_064, 2)), "ffn_ratio": tuple(1 + i / 1e4 for i in range(50_000))}
+    axes = dict(default_space().axes) | {
+        "d_model": tuple(range(64, 64_064, 2)),
+        "ffn_ratio": tuple(1 + i / 1e4 for i in range(50_000)),
+    }
     space = DesignSpace(axes=axes)
     assert space.size == math.prod(space.lengths) > 1e12
     assert space.linear(space.indices(space.size - 1)) == space.size - 1
