@@ -44,7 +44,8 @@ def devices(
 
     table = Table(title=f"{len(rows)} devices", title_justify="left")
     for heading in ("name", "aliases", "16-bit peak", "bandwidth", "memory", "power modes"):
-        table.add_column(heading, overflow="fold", justify="right" if heading in ("bandwidth", "memory") else "left")
+        right = heading in ("bandwidth", "memory")
+        table.add_column(heading, overflow="fold", justify="right" if right else "left", no_wrap=heading == "name")
     for device in catalogue.values():
         half = max(device.peak_flop_per_s.get("fp16", 0.0), device.peak_flop_per_s.get("bf16", 0.0))
         table.add_row(

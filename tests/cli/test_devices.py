@@ -21,7 +21,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
 
 
 def test_the_list() -> None:
-    got = run()
+    got = run(COLUMNS="140")
     assert got.returncode == 0 and got.stderr == ""
     for name in device_names():
         assert f"{name} " in got.stdout

@@ -15,7 +15,7 @@ from codesign.devices import Device, load_catalogue, load_device
 from codesign.hf_config import read_config
 from codesign.roofline.calibration import LEVELS, PhaseFit, load_calibration
 from codesign.roofline.cost import RooflineModel
-from codesign.roofline.effects import Cell
+from codesign.roofline.effects import LATENTS, Cell
 from codesign.roofline.engines import ENGINES, canonical_engine, default_engine, resolve_engine
 from codesign.roofline.rates import PhaseRates, Rates
 from codesign.workload import PRECISIONS, Precision, Workload
@@ -235,9 +235,11 @@ def test_effects_add_up_on_the_links_scale() -> None:
     fit = dataclasses.replace(
         MEASURED, effects={"bandwidth:engine=vllm": 0.3, "bandwidth:generation=gen-a": -0.1, "step:engine=vllm": 0.2}
     )
-    # The prior means of decode: 1.55 on the logistic scale, 0.9 ms.
-    assert fit.latent("bandwidth", "decode", here) == pytest.approx(1 / (1 + math.exp(-(1.55 + 0.3 - 0.1))))
-    assert fit.latent("step", "decode", here) == pytest.approx(0.9e-3 * math.exp(0.2))
+    mean = {name: latent.mean for name, latent in LATENTS["decode"].items()}
+    assert fit.latent("bandwidth", "decode", here) == pytest.approx(
+        1 / (1 + math.exp(-(mean["bandwidth"] + 0.3 - 0.1)))
+    )
+    assert fit.latent("step", "decode", here) == pytest.approx(math.exp(mean["step"] + 0.2))
 
 
 def test_intervals_of_the_bundled_calibration_widen_with_the_level() -> None:
