@@ -58,6 +58,10 @@ def predict(
             raise SpecError(
                 "--table takes --archs FILE (architectures by arch_id) and neither MODEL nor --device: the rows name their devices"
             )
+        if breakdown or as_json or engine or power_mode:
+            raise SpecError(
+                "--table goes with --archs, --out and --calibration only: engine and power mode are columns, the output is CSV"
+            )
         _predict_table(Path(table), Path(archs), Path(out) if out else None, fits)
         return
     if model is None or device is None:

@@ -212,9 +212,16 @@ def _infeasible(problem: Problem) -> InfeasibleError:
     show = FORMATS[key]
     value, limit = float(metric(broken, arch, estimate)), problem.limits(precision)[broken]
     found = f"{arch.n_layers} layers x {arch.d_model} at {precision}"
+    own = broken == "memory" and limit < (problem.budget.memory_B or math.inf)
+    advice = (
+        "take fewer bits a weight or a device with more"
+        if own
+        else f"raise --{broken}, take a faster precision or engine"
+    )
+    allowed = f"the device has {show(limit)} free" if own else f"{show(limit)} is allowed"
     return InfeasibleError(
         f"no design meets the budget ({problem.budget.describe()}); the nearest, {found}, has {broken} {show(value)} where "
-        f"{show(limit)} is allowed: raise --{broken}, take a faster precision or engine, or widen --space",
+        f"{allowed}: {advice}, or widen --space",
         nearest=arch,
         violated=broken,
     )
