@@ -139,7 +139,10 @@ def _assumptions(frontier: Frontier) -> list[str]:
     lines.append(f"calibration: decode error {', '.join(shown)} ({p['calibration'].split(';')[0]})")
     lines.append(f"loss: {p['tokens'] / 1e9:g}B training tokens; law {p['law']['summary']}")
     if p["power_model"]:
-        lines.append(f"energy: {p['power_model']['source'].split(';')[0]}")
+        spread = math.exp(p["power_model"]["interval_log"])
+        lines.append(
+            f"energy: {p['power_model']['source'].split(';')[0]}; 90 % interval: times or divided by {spread:.1f}"
+        )
     marks = {mark for c in frontier.candidates for mark in c.marks}
     told = [f"{letter}: {text}" for mark, (letter, text) in _MARKS.items() if mark in marks]
     beyond = sorted(mark.removeprefix("outside:") for mark in marks if mark.startswith("outside:"))

@@ -158,7 +158,7 @@ def _provenance(problem: Problem, result: SearchResult, seed: int) -> dict[str, 
             "bandwidth_Bps": device.bandwidth_Bps, "peak_flop_per_s": dict(device.peak_flop_per_s),
             "memory_usable_B": device.memory_usable_B, "confidence": device.confidence, "sources": dict(device.sources),
         },
-        "power_model": {"source": power.source, "measured": power.measured} if power else None,
+        "power_model": {"source": power.source, "measured": power.measured, "interval_log": power.interval_log} if power else None,
         "rates": rates,
         "calibration": next(iter(problem.models.values())).rates.source,
         "workload": {
