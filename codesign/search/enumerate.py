@@ -13,8 +13,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -88,6 +89,19 @@ def _start_worker(problem: Problem) -> None:
     _worker_problem = problem
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone answers it
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while processes start: they inherit the blocked signal, and the parent gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_with_parent() -> None:
@@ -191,7 +205,9 @@ def enumerate_space(
         n_blocks = problem.space.n_blocks
         firsts = range(work.blocks, n_blocks, _CHUNK)
         with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (problem,)) as pool:
-            for first, part in zip(firsts, pool.map(_work, firsts), strict=True):
+            with _interrupts_held():  # workers start at the first submission
+                parts = pool.map(_work, firsts)
+            for first, part in zip(firsts, parts, strict=True):
                 after(part, min(_CHUNK, n_blocks - first))
     if work.path is not None and work.path.exists():
         work.path.unlink()
