@@ -148,7 +148,8 @@ def _experts(arch: Architecture, family: Family) -> dict[str, Any]:
         "num_experts": arch.n_experts,
         "num_experts_per_tok": arch.n_active_experts or 1,
         "moe_intermediate_size": arch.d_ff_expert or 1,
-        "norm_topk_prob": True,
+        # Normalising a single weight gives the constant 1, and the router no gradient.
+        "norm_topk_prob": arch.n_active_experts > 1,
         "decoder_sparse_step": 1,
         "mlp_only_layers": list(range(n_dense)),  # first, as in DeepSeekMoE (arXiv 2401.06066)
     }

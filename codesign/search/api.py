@@ -24,6 +24,7 @@ from codesign.search.frontier import Candidate, Frontier
 from codesign.search.problem import LossModel, Problem, metric
 from codesign.search.score import check_vocabulary, compare, score
 from codesign.search.space import DesignSpace
+from codesign.units import format_count
 from codesign.workload import PRECISIONS, Workload
 
 __all__ = ["EXACT_LIMIT", "build_problem", "search"]
@@ -203,8 +204,9 @@ def _infeasible(problem: Problem) -> InfeasibleError:
             else "none meets the budget either way"
         )
         return InfeasibleError(
-            f"no design lies inside the range that the loss law '{problem.law.name}' was fitted on at {problem.tokens:.3g} "
-            f"training tokens; {reason}: give --allow-extrapolation or other --tokens"
+            f"no design of the space is possible and lies inside the range that the loss law '{problem.law.name}' "
+            f"({problem.tokens:.3g} training tokens asked) and the latencies were fitted on{_measured_sizes(problem)}; "
+            f"{reason}: give --allow-extrapolation, other --tokens, or another --space"
         )
     precision, arch = coarse.point(where)
     estimate = problem.models[precision].estimate(arch, problem.workload, PRECISIONS[precision])
@@ -212,6 +214,8 @@ def _infeasible(problem: Problem) -> InfeasibleError:
     show = FORMATS[key]
     value, limit = float(metric(broken, arch, estimate)), problem.limits(precision)[broken]
     found = f"{arch.n_layers} layers x {arch.d_model} at {precision}"
+    if not problem.allow_extrapolation:
+        found += f" (designs outside the range of the data were not tried{_measured_sizes(problem)}; --allow-extrapolation does)"
     own = broken == "memory" and limit < (problem.budget.memory_B or math.inf)
     advice = (
         "take fewer bits a weight or a device with more"
@@ -225,3 +229,12 @@ def _infeasible(problem: Problem) -> InfeasibleError:
         nearest=arch,
         violated=broken,
     )
+
+
+def _measured_sizes(problem: Problem) -> str:
+    """Active parameters of the models whose latency was measured, in words."""
+    spans = [span["anywhere"] for span in problem.latency_spans.values() if "anywhere" in span]
+    if not spans:
+        return ""
+    low, high = min(span[0] for span in spans), max(span[1] for span in spans)
+    return f": measured models have {format_count(low)} to {format_count(high)} active parameters"
