@@ -10,7 +10,7 @@ from numbers import Real
 from codesign.errors import SpecError
 from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
 
-__all__ = ["FORMATS", "Budget"]
+__all__ = ["FORMATS", "Budget", "metric_of_bound"]
 
 FORMATS: dict[str, Callable[[float], str]] = {
     "latency_s": format_seconds,
@@ -21,6 +21,16 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "power_W": format_power,
     "params": format_count,
 }
+
+
+def metric_of_bound(name: str) -> str:
+    """The quantity that a bound limits: its name without the unit.
+
+    Example:
+        >>> metric_of_bound("latency_s"), metric_of_bound("params")
+        ('latency', 'params')
+    """
+    return name.rsplit("_", 1)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +84,7 @@ class Budget:
             >>> Budget(latency_s=0.02, memory_B=8e9).describe()
             'latency <= 20 ms, memory <= 8 GB'
         """
-        shown = [f"{name.rsplit('_', 1)[0]} <= {FORMATS[name](bound)}" for name, bound in self.bounds().items()]
+        shown = [f"{metric_of_bound(name)} <= {FORMATS[name](bound)}" for name, bound in self.bounds().items()]
         if self.confidence > 0.5:
             shown.append(f"with {self.confidence:.0%} confidence")
         return ", ".join(shown)

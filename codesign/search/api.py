@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from codesign.architecture import Architecture
-from codesign.budget import FORMATS, Budget
+from codesign.budget import FORMATS, Budget, metric_of_bound
 from codesign.devices import Device
 from codesign.errors import InfeasibleError, SpecError
 from codesign.roofline.calibration import LEVELS, Calibration, load_calibration
@@ -210,7 +210,7 @@ def _infeasible(problem: Problem) -> InfeasibleError:
         )
     precision, arch = coarse.point(where)
     estimate = problem.models[precision].estimate(arch, problem.workload, PRECISIONS[precision])
-    key = next((name for name in FORMATS if name.rsplit("_", 1)[0] == broken), "params")
+    key = next(name for name in FORMATS if metric_of_bound(name) == broken)
     show = FORMATS[key]
     value, limit = float(metric(broken, arch, estimate)), problem.limits(precision)[broken]
     found = f"{arch.n_layers} layers x {arch.d_model} at {precision}"

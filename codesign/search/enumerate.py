@@ -117,6 +117,13 @@ def _work(first: int) -> tuple[Front, int, int]:
     return _run(_worker_problem, _worker_problem.space.blocks(first, first + _CHUNK))
 
 
+def save_state(path: Path, data: dict[str, Any]) -> None:
+    """Write a search's state so that a reader never sees half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps({"schema": "codesign.search-state", "version": 1, **data}), encoding="utf-8")
+    os.replace(temporary, path)
+
+
 class _State:
     """Work done so far, and its file."""
 
@@ -149,13 +156,11 @@ class _State:
         if self.path is None:
             return
         data = {
-            "schema": "codesign.search-state", "version": 1, "identity": self.identity, "blocks": self.blocks,
+            "identity": self.identity, "blocks": self.blocks,
             "evaluated": self.evaluated, "feasible": self.feasible, "index": self.front.index.tolist(),
             "points": [[float(v).hex() for v in row] for row in self.front.points],
         }  # fmt: skip
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text(json.dumps(data), encoding="utf-8")
-        os.replace(temporary, self.path)
+        save_state(self.path, data)
 
 
 def enumerate_space(

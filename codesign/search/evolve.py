@@ -8,7 +8,6 @@ identical result. This is the only file that imports pymoo.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import SchemaError
-from codesign.search.enumerate import Progress, SearchResult, enumerate_space, fingerprint
+from codesign.search.enumerate import Progress, SearchResult, enumerate_space, fingerprint, save_state
 from codesign.search.front import Front
 from codesign.search.problem import Problem
 from codesign.search.space import AXES
@@ -257,13 +256,11 @@ def _unhex(rows: list[list[str]], width: int) -> Array:
 
 def _save(path: Path, identity: str, evolution: Evolution, front: Front, done: int, feasible: int) -> None:
     data = {
-        "schema": "codesign.search-state", "version": 1, "identity": identity, "done": done, "feasible": feasible,
+        "identity": identity, "done": done, "feasible": feasible,
         "generation": evolution.generation, "x": evolution.x.tolist(), "f": _hex(evolution.f),
         "index": front.index.tolist(), "points": _hex(front.points),
     }  # fmt: skip
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data), encoding="utf-8")
-    os.replace(temporary, path)
+    save_state(path, data)
 
 
 def _load(path: Path, identity: str, evolution: Evolution, front: Front) -> tuple[int, int]:

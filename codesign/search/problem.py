@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.architecture import ArchitectureLike
-from codesign.budget import Budget
+from codesign.budget import Budget, metric_of_bound
 from codesign.errors import SpecError
 from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import Estimate, RooflineModel
@@ -159,7 +159,7 @@ class Problem:
         energy_log = model.power.interval_log if model.power else 0.0
         limits = {}
         for name, bound in self.budget.bounds().items():
-            metric_name = name.rsplit("_", 1)[0] if name != "params" else name
+            metric_name = metric_of_bound(name)
             limits[metric_name] = bound * math.exp(-z * metric_log_sd(metric_name, model.rates, energy_log))
         limits["memory"] = min(limits.get("memory", math.inf), self.memory_B)
         return limits

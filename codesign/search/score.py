@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.architecture import Architecture, ArchitectureBatch
+from codesign.budget import metric_of_bound
 from codesign.errors import SpecError
 from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import RooflineModel
@@ -96,7 +97,7 @@ def _budget_probability(problem: Problem, model: RooflineModel, values: Mapping[
     energy_log = model.power.interval_log if model.power else 0.0
     chance = 1.0
     for name, bound in problem.budget.bounds().items():
-        kind = name.rsplit("_", 1)[0] if name != "params" else name
+        kind = metric_of_bound(name)
         sd = metric_log_sd(kind, model.rates, energy_log)
         value = values[name]
         if sd > 0 and value > 0:
