@@ -11,6 +11,8 @@ from collections.abc import Iterable
 __all__ = [
     "CodesignError",
     "InfeasibleError",
+    "MeasurementError",
+    "MissingExtraError",
     "SchemaError",
     "SpecError",
     "UnknownNameError",
@@ -49,6 +51,26 @@ class InfeasibleError(CodesignError):
         super().__init__(message)
         self.nearest = nearest
         self.violated = violated
+
+
+class MeasurementError(CodesignError):
+    """A device, an engine or a clock failed, or gave times that cannot be."""
+
+
+class MissingExtraError(CodesignError):
+    """A package that this command needs is not installed."""
+
+    @classmethod
+    def of(cls, package: str, extra: str, needed_for: str) -> MissingExtraError:
+        """Build the message that names the extra to install.
+
+        Example:
+            >>> str(MissingExtraError.of("onnxruntime", "onnx", "--engine onnxruntime"))
+            "--engine onnxruntime needs the package 'onnxruntime', which is not installed; pip install 'codesign-llm[onnx]'"
+        """
+        return cls(
+            f"{needed_for} needs the package '{package}', which is not installed; pip install 'codesign-llm[{extra}]'"
+        )
 
 
 class SchemaError(CodesignError):

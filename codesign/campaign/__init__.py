@@ -1,0 +1,1 @@
+"""Campaigns: which architectures to measure, running them here or on a fleet, and validating a frontier."""

@@ -1,0 +1,1 @@
+"""Measurements from files that other tools write."""
