@@ -18,9 +18,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from codesign.devices import load_device
+from codesign.measured_table import Case, iter_cases, read_archs, read_rows
 from codesign.roofline.calibration import LEVELS, Calibration
 from codesign.roofline.fit import Observation, fit_phase, observations
-from codesign.roofline.table import Case, iter_cases, read_archs, read_rows
 from codesign.roofline.validation import (
     LeftOut,
     calibrate_intervals,

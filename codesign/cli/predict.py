@@ -72,10 +72,10 @@ def predict(
         raise SpecError("--archs and --out go with --table")
     from codesign.cli.common import workload_of
     from codesign.devices import load_device
+    from codesign.engines import resolve_engine
     from codesign.hf_config import read_config
     from codesign.predictors import load_law
     from codesign.roofline.cost import RooflineModel
-    from codesign.roofline.engines import resolve_engine
     from codesign.units import parse_count
     from codesign.workload import parse_precision
 

@@ -77,12 +77,12 @@ def search(
     from codesign.budget import Budget
     from codesign.cli.common import parse_list, workload_of
     from codesign.devices import load_device
+    from codesign.engines import resolve_engine
     from codesign.errors import SpecError
     from codesign.hf_config import read_config
     from codesign.predictors import load_law
     from codesign.report import check_folder, write_run
     from codesign.roofline.calibration import load_calibration
-    from codesign.roofline.engines import resolve_engine
     from codesign.search import build_problem, load_space
     from codesign.search import search as run_search
     from codesign.workload import parse_precision

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from codesign.devices import Device
+from codesign.engines import default_engine, runs_format
 from codesign.errors import SchemaError
 from codesign.operators import Phase
 from codesign.roofline.effects import LATENTS, Cell, link
-from codesign.roofline.engines import default_engine, runs_format
 from codesign.roofline.rates import PhaseRates, Rates
 from codesign.workload import Precision
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from codesign.devices import Device
+from codesign.engines import has_unpack_roof
 from codesign.operators import Phase
-from codesign.roofline.engines import has_unpack_roof
 from codesign.roofline.rates import peak_flop_per_s
 from codesign.workload import Precision
 

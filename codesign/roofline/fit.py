@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.measured_table import Case
 from codesign.operators import Phase, lower
 from codesign.roofline.calibration import PhaseFit
 from codesign.roofline.effects import LATENTS, Cell
 from codesign.roofline.rates import peak_flop_per_s
-from codesign.roofline.table import Case
 
 __all__ = ["Observation", "fit_phase", "observations", "predict_seconds"]
 

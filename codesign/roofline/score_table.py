@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from codesign.errors import SpecError
+from codesign.measured_table import Case, iter_cases, read_archs, read_rows
 from codesign.operators import Phase
 from codesign.roofline.calibration import LEVELS, Calibration
 from codesign.roofline.cost import RooflineModel
-from codesign.roofline.table import Case, iter_cases, read_archs, read_rows
 
 __all__ = ["ADDED", "predicted_table"]
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from codesign.architecture import Architecture, ArchitectureBatch
 from codesign.devices import Device, load_catalogue, load_device
+from codesign.engines import ENGINES, canonical_engine, default_engine, resolve_engine
 from codesign.hf_config import read_config
 from codesign.roofline.calibration import LEVELS, PhaseFit, load_calibration
 from codesign.roofline.cost import RooflineModel
 from codesign.roofline.effects import LATENTS, Cell
-from codesign.roofline.engines import ENGINES, canonical_engine, default_engine, resolve_engine
 from codesign.roofline.rates import PhaseRates, Rates
 from codesign.workload import PRECISIONS, Precision, Workload
 

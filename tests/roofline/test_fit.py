@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from codesign.architecture import Architecture
 from codesign.devices import load_device
 from codesign.hf_config import read_config
+from codesign.measured_table import Case
 from codesign.operators import Phase
 from codesign.roofline.calibration import Calibration, PhaseFit
 from codesign.roofline.cost import RooflineModel
 from codesign.roofline.effects import LATENTS, Cell
 from codesign.roofline.fit import Observation, fit_phase, observations, predict_seconds
-from codesign.roofline.table import Case
 from codesign.roofline.validation import LeftOut, calibrate_intervals, errors, leave_out, one_scalar, plain_roofline
 from codesign.workload import PRECISIONS, Precision, Workload
 

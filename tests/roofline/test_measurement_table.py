@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from codesign.devices import load_device
 from codesign.errors import SpecError
+from codesign.measured_table import Case, case_of_row, iter_cases, read_archs, read_rows
 from codesign.operators import weight_bytes
 from codesign.roofline.calibration import LEVELS, load_calibration
 from codesign.roofline.cost import RooflineModel
 from codesign.roofline.score_table import ADDED, predicted_table
-from codesign.roofline.table import Case, case_of_row, iter_cases, read_archs, read_rows
 from codesign.workload import PRECISIONS, Workload, parse_precision
 
 FITS = load_calibration()

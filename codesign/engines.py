@@ -18,6 +18,9 @@ ENGINES: dict[str, str] = {
     "tensorrt-llm": "TensorRT-LLM",
     "tensorrt-edge-llm": "TensorRT Edge-LLM",
     "exllamav2": "ExLlamaV2",
+    "onnxruntime": "ONNX Runtime",
+    "torch": "PyTorch, codesign's own decoder",
+    "tensorrt": "TensorRT, engine built from ONNX",
 }
 
 # Fragments of engine strings in published tables, most specific first.
@@ -45,11 +48,15 @@ _SPELLINGS = (
 def canonical_engine(text: str) -> str:
     """The engine of a free-text name; what no spelling matches is returned lower-case (and is uncalibrated), '-' for '/'.
 
+    A canonical name stays what it is.
+
     Example:
         >>> canonical_engine("Ollama / llama.cpp"), canonical_engine("TinyChat (AWQ)"), canonical_engine("newrt 1.0")
         ('ollama', 'tinychat', 'newrt 1.0')
     """
     lower = text.strip().lower()
+    if lower in ENGINES:
+        return lower
     return next((name for fragment, name in _SPELLINGS if fragment in lower), lower.replace("/", "-"))
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from codesign.architecture import Architecture
 from codesign.devices import Device, load_device
+from codesign.engines import canonical_engine
 from codesign.errors import CodesignError, SpecError, UnknownNameError
 from codesign.operators import weight_bytes
-from codesign.roofline.engines import canonical_engine
 from codesign.workload import Precision, Workload, parse_precision
 
 __all__ = ["Case", "case_of_row", "iter_cases", "read_archs", "read_rows"]
