@@ -19,7 +19,7 @@ from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, SchemaError
 from codesign.operators import Phase
 
-__all__ = ["CLOCKS", "FLAGS", "Measurement", "Observation", "observe"]
+__all__ = ["CLOCKS", "FLAGS", "Clock", "Measurement", "Observation", "observe"]
 
 Clock = Literal["wall", "cpu", "device"]
 CLOCKS: tuple[Clock, ...] = ("wall", "cpu", "device")

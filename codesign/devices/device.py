@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from codesign.devices._names import match_mode
+from codesign.devices.fit import DeviceFit
 from codesign.errors import SpecError, UnknownNameError
 
 __all__ = ["DTYPES", "KINDS", "Device", "PowerMode"]
@@ -110,6 +111,7 @@ class Device:
         confidence: ``high``, ``medium`` or ``low``.
         notes: what a user should know.
         peak_is_estimated: the 16-bit peak is not published and was derived; `sources['peak']` says how.
+        fits: calibrations to measurements of this very device, one for each engine, precision, options and power mode.
 
     Raises:
         SpecError: a number is not finite or not above zero, or a word is not one of those allowed.
@@ -145,6 +147,7 @@ class Device:
     confidence: str = "low"
     notes: str = ""
     peak_is_estimated: bool = False
+    fits: tuple[DeviceFit, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"device '{self.name}'"
@@ -171,6 +174,15 @@ class Device:
     def mode(self) -> PowerMode | None:
         """The power mode in force, or None where the device has no modes."""
         return next((mode for mode in self.power_modes if mode.name == self.power_mode), None)
+
+    def fit_for(self, engine: str | None, precision: str) -> DeviceFit | None:
+        """The newest fit of an engine (None: of any) at a precision in the power mode in force, or None."""
+        matching = [
+            fit
+            for fit in self.fits
+            if fit.engine == (engine or fit.engine) and fit.precision == precision and fit.power_mode == self.power_mode
+        ]
+        return max(matching, key=lambda fit: fit.fitted_at) if matching else None
 
     @property
     def power_limit_W(self) -> float | None:

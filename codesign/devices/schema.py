@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codesign.devices.device import DTYPES, Device, PowerMode
+from codesign.devices.fit import DeviceFit
 from codesign.errors import SchemaError, SpecError
 
 if sys.version_info >= (3, 11):
@@ -47,6 +48,7 @@ _TOP: _Fields = {
     "peak_flop_per_s": ("table", True),
     "sources": ("table", True),
     "power_modes": ("list of tables", False),
+    "calibration": ("list of tables", False),
 }
 _MEMORY: _Fields = {
     "capacity_B": ("number", True),
@@ -177,6 +179,7 @@ def parse_device(data: Mapping[str, Any], where: str) -> Device:
             unified_memory=memory["unified"],
             power_modes=tuple(_mode(table, nominal) for table in data.get("power_modes", ())),
             sources={**data["sources"], "memory_reserved": memory["reserved_source"]},
+            fits=tuple(DeviceFit.from_dict(table) for table in data.get("calibration", ())),
             **plain_values,
         )
         _check_modes(device)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from codesign.architecture import Architecture
 from codesign.errors import SchemaError, SpecError
+from codesign.measurement import Clock
 from codesign.operators import Phase
 
 __all__ = ["Engine", "LoadedModel", "Point", "Task", "TimingSettings"]
@@ -71,7 +72,7 @@ class Engine(Protocol):
     name: str
     version: str
     options: Mapping[str, str]
-    clock: str
+    clock: Clock
     precisions: tuple[str, ...]
     device_memory_B: float | None
 
@@ -112,7 +113,8 @@ class Task:
     """One visit to one model: what a profiler does between two records. Plain data, so that it can go to another board.
 
     engine: a name that `open_engine` knows; engine_options: text options for it (threads, provider, ...); device,
-    power_mode, campaign: written into the records.
+    power_mode, campaign: written into the records. depths: measure two shallower models of the same shape instead, and
+    compose the whole one from them (see `codesign.profilers.compose`).
     """
 
     architecture: Architecture
@@ -124,6 +126,15 @@ class Task:
     power_mode: str | None = None
     campaign: str = ""
     settings: TimingSettings = TimingSettings()
+    depths: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise SpecError("a profiling task needs at least one pass")
+        if self.depths is not None and not 1 <= self.depths[0] < self.depths[1] < self.architecture.n_layers:
+            raise SpecError(
+                f"depths {self.depths} must be two rising depths below the model's {self.architecture.n_layers} layers"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -144,6 +155,7 @@ class Task:
             values["architecture"] = Architecture.from_dict(dict(values["architecture"]))
             values["points"] = tuple(Point(**point) for point in values["points"])
             values["settings"] = TimingSettings(**values["settings"])
+            values["depths"] = tuple(values["depths"]) if values.get("depths") else None
             return cls(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise SchemaError(

@@ -20,6 +20,8 @@ from codesign.devices import Device
 from codesign.operators import Operator, Phase, kv_bytes_per_token, lower, weight_bytes
 from codesign.roofline.energy import PowerModel, power_model
 from codesign.roofline.rates import PhaseRates, Rates, operator_seconds, peak_flop_per_s
+from codesign.roofline.terms import operator_seconds as fitted_seconds
+from codesign.roofline.terms import operator_terms, pass_features, residual_log
 from codesign.workload import Precision, Workload
 
 __all__ = ["CostModel", "Estimate", "OperatorCost", "PhaseCost", "RooflineModel", "memory_bytes"]
@@ -133,6 +135,8 @@ class RooflineModel:
         return cls(device=device, rates=rates, power=power_model(device))
 
     def _seconds(self, operator: Operator, rates: PhaseRates) -> Any:
+        if rates.terms is not None:
+            return fitted_seconds(operator, rates.terms.seconds_per)
         bandwidth = self.device.bandwidth_Bps
         peak = peak_flop_per_s(self.device, operator.dtype)
         return operator_seconds(
@@ -152,8 +156,10 @@ class RooflineModel:
         rates = self.rates.of(phase)
         operators = lower(arch, workload, precision, phase)
         seconds = _total(operators, [self._seconds(op, rates) for op in operators])
+        for _, count, each in _overheads(arch, rates):
+            seconds = seconds + count * each
         return PhaseCost(
-            seconds=seconds + arch.n_layers * rates.layer_s + rates.step_s,
+            seconds=seconds * _correction(arch, workload, phase, rates),
             flop=_total(operators, [op.flop for op in operators]) if totals else np.nan,
             bytes_moved=_total(operators, [op.bytes_moved for op in operators]) if totals else np.nan,
         )
@@ -198,9 +204,10 @@ class RooflineModel:
     ) -> list[OperatorCost]:
         """Each operator of one model with its time and bound; the times sum to the pass's seconds."""
         rates = self.rates.of(phase)
+        factor = float(_correction(arch, workload, phase, rates))
         rows = []
         for op in lower(arch, workload, precision, phase):
-            seconds = float(self._seconds(op, rates))
+            seconds = float(self._seconds(op, rates)) * factor
             rows.append(
                 OperatorCost(
                     name=op.name,
@@ -211,8 +218,8 @@ class RooflineModel:
                     bound=self._bound(op, rates, seconds),
                 )
             )
-        for name, count, each in (("layer overhead", arch.n_layers, rates.layer_s), ("step overhead", 1, rates.step_s)):
-            seconds = float(count * each)
+        for name, count, each in _overheads(arch, rates):
+            seconds = float(count * each) * factor
             rows.append(
                 OperatorCost(
                     name=name, count=float(count), seconds=seconds, flop=0.0, bytes_moved=0.0, bound="overhead"
@@ -221,11 +228,38 @@ class RooflineModel:
         return rows
 
     def _bound(self, op: Operator, rates: PhaseRates, seconds: float) -> str:
+        if rates.terms is not None:
+            parts = {"compute": 0.0, "bandwidth": 0.0}
+            for term, amount in operator_terms(op).items():
+                kind = "compute" if term.endswith("_flop") else "bandwidth"
+                parts[kind] += float(amount) * rates.terms.seconds_per.get(term, 0.0)
+            return max(parts, key=lambda kind: parts[kind])
         if float(op.weight_B) / rates.unpack_Bps >= seconds * (1 - 1e-9) and op.kind == "gemm" and seconds > 0:
             return "unpack"
         share = rates.expert_bandwidth_efficiency if op.name.startswith("experts") else rates.bandwidth_efficiency
         moving = float(op.bytes_moved) / (self.device.bandwidth_Bps * share)
         return "bandwidth" if moving >= seconds * (1 - 1e-9) else "compute"
+
+
+def _overheads(arch: ArchitectureLike, rates: PhaseRates) -> list[tuple[str, Any, float]]:
+    """Name, count and seconds each of what is not an operator's time."""
+    if rates.terms is None:
+        return [("layer overhead", arch.n_layers, rates.layer_s), ("step overhead", 1, rates.step_s)]
+    per = rates.terms.seconds_per
+    found = [
+        ("layer overhead", arch.n_layers, per.get("layer", 0.0)),
+        ("step overhead", 1, per.get("step", 0.0)),
+    ]
+    if np.any(arch.n_experts):
+        found.append(("expert overhead", arch.n_experts * arch.n_moe_layers, per.get("expert", 0.0)))
+    return found
+
+
+def _correction(arch: ArchitectureLike, workload: Workload, phase: Phase, rates: PhaseRates) -> Any:
+    """exp of the residual that the device's own measurements show against its roofline; 1 where there is none."""
+    if rates.terms is None or rates.terms.residual is None:
+        return 1.0
+    return np.exp(residual_log(rates.terms.residual, pass_features(arch, workload, phase)))
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.devices import Device
+from codesign.devices import Device, PhaseTerms
 from codesign.operators import Operator, Phase
 
 __all__ = ["PhaseRates", "Rates", "operator_seconds", "peak_flop_per_s"]
@@ -29,6 +29,8 @@ class PhaseRates:
         level: 0 device, engine and precision measured; 1 device and engine; 2 engine on the same GPU generation;
             3 engine elsewhere, or the device with another engine; 4 neither.
         n_rows: measurements of exactly this device, engine and precision.
+        terms: a fit to this very device; where it is given, it replaces all efficiencies and overheads.
+        interval_beyond_log: as interval_log, for models smaller or larger than those that were measured.
     """
 
     bandwidth_efficiency: float = 1.0
@@ -42,6 +44,8 @@ class PhaseRates:
     interval_log: float = 0.0
     level: int = 4
     n_rows: int = 0
+    terms: PhaseTerms | None = None
+    interval_beyond_log: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,137 @@
+"""What was fitted on one device to its own measurements: plain numbers, as they stand in a device file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from codesign.errors import SpecError
+
+__all__ = ["DeviceFit", "PhaseTerms", "ResidualFit"]
+
+_MAX_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualFit:
+    """A Gaussian process on ln(measured / roofline): mean(x) = amplitude * k(x, points) @ alpha.
+
+    x are ln of the features, shifted and divided by `scale` (n_features,); points: (n, n_features); alpha: (n,);
+    k(x, p) = exp(-|x - p|**2 / 2). Far from all points the mean is 0: the roofline alone.
+    """
+
+    features: tuple[str, ...]
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+    points: tuple[tuple[float, ...], ...] = field(hash=False)
+    alpha: tuple[float, ...] = field(hash=False)
+    amplitude: float
+
+    def __post_init__(self) -> None:
+        width = len(self.features)
+        if not (len(self.center) == len(self.scale) == width and all(len(p) == width for p in self.points)):
+            raise SpecError("a residual needs one center, scale and coordinate for each feature")
+        if len(self.alpha) != len(self.points) or len(self.points) > _MAX_ROWS:
+            raise SpecError(f"a residual needs one alpha for each of at most {_MAX_ROWS} points")
+        numbers = [*self.center, *self.scale, *self.alpha, self.amplitude, *(v for p in self.points for v in p)]
+        if not all(math.isfinite(v) for v in numbers) or any(v <= 0 for v in self.scale):
+            raise SpecError("a residual holds a number that is not finite, or a scale that is not above zero")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseTerms:
+    """One phase of one engine at one precision: seconds per unit of each term, and how far to trust them.
+
+    seconds_per: term (see `codesign.roofline.terms.TERMS`) to seconds per FLOP, byte, layer, expert or pass, at least 0.
+    interval_log: half-width of the 90 % interval of ln(seconds) inside the measured sizes; interval_beyond_log: outside.
+    span_params: smallest and largest active parameters that were measured; mixtures: whether experts were among them.
+    n_rows, n_architectures: what it was fitted on. held_out: cross-validated errors by name.
+    """
+
+    seconds_per: Mapping[str, float] = field(hash=False)
+    residual: ResidualFit | None = None
+    interval_log: float
+    interval_beyond_log: float
+    span_params: tuple[float, float]
+    mixtures: bool = False
+    n_rows: int
+    n_architectures: int
+    held_out: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name, value in self.seconds_per.items():
+            if not math.isfinite(value) or value < 0:
+                raise SpecError(f"seconds_per.{name} is {value!r}; allowed: a finite number of at least 0")
+        if not 0 <= self.interval_log <= self.interval_beyond_log <= 20:
+            raise SpecError(
+                f"interval_log {self.interval_log!r} and interval_beyond_log {self.interval_beyond_log!r} must lie "
+                "between 0 and 20, in this order"
+            )
+        if not 0 < self.span_params[0] <= self.span_params[1] < math.inf or self.n_rows < 1 or self.n_architectures < 1:
+            raise SpecError("span_params must be two numbers in order, n_rows and n_architectures at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFit:
+    """The calibration of one engine at one precision, options and power mode of a device.
+
+    machine: the processor that was measured, for a device such as host whose name does not say it.
+    """
+
+    engine: str
+    engine_version: str = ""
+    precision: str
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    power_mode: str | None = None
+    machine: str = ""
+    fitted_at: str = ""
+    source: str
+    prefill: PhaseTerms | None = None
+    decode: PhaseTerms | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a device file; what is None is left out."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DeviceFit:
+        """Build from `to_dict`'s output.
+
+        Raises:
+            SpecError: a field that is unknown, missing, or of a value that is not allowed.
+        """
+        try:
+            values = dict(data)
+            for phase in ("prefill", "decode"):
+                if phase in values:
+                    values[phase] = _phase(values[phase])
+            fit = cls(**values)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise SpecError(f"calibration is not what codesign calibrate writes ({error}); calibrate again") from error
+        if fit.prefill is None and fit.decode is None:
+            raise SpecError("calibration holds neither prefill nor decode; calibrate again")
+        return fit
+
+
+def _phase(data: Mapping[str, Any]) -> PhaseTerms:
+    values = dict(data)
+    if "residual" in values:
+        r = dict(values["residual"])
+        for name in ("features", "center", "scale", "alpha"):
+            r[name] = tuple(r[name])
+        r["points"] = tuple(tuple(float(v) for v in point) for point in r["points"])
+        values["residual"] = ResidualFit(**r)
+    low, high = values["span_params"]
+    values["span_params"] = (float(low), float(high))
+    values["seconds_per"] = {str(k): float(v) for k, v in values["seconds_per"].items()}
+    return PhaseTerms(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,151 @@
+"""onnxruntime: the CPU, CUDA and TensorRT execution providers, weights handed over in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from codesign.architecture import Architecture
+from codesign.errors import MeasurementError, MissingExtraError, SpecError
+from codesign.measurement import Clock
+from codesign.profilers.base import Point
+from codesign.workload import PRECISIONS
+
+__all__ = ["OnnxRuntimeEngine"]
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_PRECISIONS = {
+    "cpu": ("fp32", "int8-dynamic", "w4a32"),
+    "cuda": ("fp32", "fp16", "bf16"),
+    "tensorrt": ("fp16", "bf16"),
+}
+_OPTIONS = ("threads", "provider")
+
+
+class OnnxRuntimeEngine:
+    """See `Engine`. Options: threads (default 1), provider (cpu, cuda, tensorrt; default cpu).
+
+    On the CPU fp16 graphs only gain casts, so fp16 is not offered there. With one CPU thread process CPU time counts,
+    else wall time.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError.of("onnxruntime", "profile", "--engine onnxruntime") from error
+        if unknown := sorted(set(options) - set(_OPTIONS)):
+            raise SpecError(
+                f"unknown option(s) {', '.join(unknown)} of engine onnxruntime; allowed: {', '.join(_OPTIONS)}"
+            )
+        self._ort: Any = onnxruntime
+        self.provider = options.get("provider", "cpu")
+        if self.provider not in _PROVIDERS:
+            raise SpecError(f"unknown provider '{self.provider}'; allowed: {', '.join(_PROVIDERS)}")
+        if _PROVIDERS[self.provider] not in onnxruntime.get_available_providers():
+            there = [name for name, long in _PROVIDERS.items() if long in onnxruntime.get_available_providers()]
+            raise MeasurementError(
+                f"this onnxruntime has no provider '{self.provider}' (it has: {', '.join(there)}); install onnxruntime-gpu"
+            )
+        self.threads = _threads(options.get("threads", "1"))
+        self.version = str(onnxruntime.__version__)
+        self.options: Mapping[str, str] = {"threads": str(self.threads), "provider": self.provider}
+        self.clock: Clock = "cpu" if self.provider == "cpu" and self.threads == 1 else "wall"
+        self.precisions = _PRECISIONS[self.provider]
+        self.device_memory_B: float | None = None
+
+    def load(self, arch: Architecture, precision: str, *, max_tokens: int, seed: int = 0) -> OnnxRuntimeModel:
+        """See `Engine.load`; the graph is written in memory and its weights are never copied to disk."""
+        if precision not in self.precisions:
+            raise SpecError(
+                f"onnxruntime on {self.provider} does not run '{precision}'; allowed: {', '.join(self.precisions)}"
+            )
+        from codesign.models.onnx_graph import build_onnx
+
+        ort = self._ort
+        model = build_onnx(arch, precision, seed=seed)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        names, values = list(model.tensors), [ort.OrtValue.ortvalue_from_numpy(t) for t in model.tensors.values()]
+        try:
+            options.add_external_initializers(names, values)
+            session = ort.InferenceSession(
+                model.proto.SerializeToString(), options, providers=[_PROVIDERS[self.provider], _PROVIDERS["cpu"]]
+            )
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise MeasurementError(f"onnxruntime could not load the model: {error}") from error
+        return OnnxRuntimeModel(ort, session, arch, precision, "cuda" if self.provider != "cpu" else "cpu", values)
+
+
+def _threads(text: str) -> int:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdigit() or not 1 <= int(text) <= allowed:
+        raise SpecError(f"threads is '{text}'; allowed: 1 to {allowed}, the CPUs that this process may use")
+    return int(text)
+
+
+class OnnxRuntimeModel:
+    """A session with inputs and outputs bound, so that a pass copies nothing but what the graph does."""
+
+    def __init__(
+        self, ort: Any, session: Any, arch: Architecture, precision: str, place: str, keep: list[Any]
+    ) -> None:
+        self._ort, self._session, self._arch, self._place, self._keep = ort, session, arch, place, keep
+        self._dtype: Any = np.float16 if PRECISIONS[precision].activation_bits == 16 else np.float32
+        self._bf16 = precision == "bf16"
+
+    def _value(self, array: np.ndarray[Any, Any]) -> Any:
+        if self._bf16 and array.dtype == np.float16:
+            import onnx
+
+            return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
+        return self._ort.OrtValue.ortvalue_from_numpy(array, self._place, 0)
+
+    def runner(self, point: Point) -> Callable[[], None]:
+        """Bind one pass; the cache is not grown between repeats."""
+        rng = np.random.default_rng(0)
+        arch, batch, past = self._arch, point.batch_size, point.context_tokens
+        shape = (batch, arch.n_kv_heads, past, arch.d_head)
+        ids = rng.integers(0, arch.vocab_size, (batch, point.tokens), dtype=np.int64)
+        positions = np.tile(np.arange(past, past + point.tokens, dtype=np.int64), (batch, 1))
+        cache = (rng.standard_normal(shape, dtype=np.float32) * 0.02).astype(self._dtype)
+        binding = self._session.io_binding()
+        held = []
+        for given in self._session.get_inputs():
+            if given.name == "input_ids":
+                value = self._value(ids)
+            elif given.name == "position_ids":
+                value = self._value(positions)
+            else:  # each layer has a cache of its own, as in a real model
+                value = self._value(cache.copy())
+            held.append(value)
+            binding.bind_ortvalue_input(given.name, value)
+        for output in self._session.get_outputs():
+            binding.bind_output(output.name, self._place)
+        session, run_options = self._session, self._ort.RunOptions()
+
+        def run(held: list[Any] = held) -> None:
+            try:
+                session.run_with_iobinding(binding, run_options)
+                binding.synchronize_outputs()
+            except Exception as error:
+                raise MeasurementError(f"onnxruntime failed in a pass: {error}") from error
+
+        return run
+
+    def close(self) -> None:
+        """Drop the session and its weights."""
+        self._session = None
+        self._keep = []

@@ -1,0 +1,105 @@
+"""The additive roofline of a device that was measured itself: seconds per unit of each class of work.
+
+    t = sum over classes c of  FLOP_c * f_c + bytes_c * b_c  +  n_layers * layer + experts visited * expert + step   [s]
+
+with every coefficient at least 0. Where `codesign.roofline.rates` takes the larger of moving and computing, this adds
+them: on a CPU core loads and arithmetic share the pipeline, and adding fits measurements better (results/host_cpu.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.architecture import ArchitectureLike
+from codesign.devices.fit import ResidualFit
+from codesign.operators import Operator, Phase, lower
+from codesign.workload import Precision, Workload
+
+__all__ = ["FEATURES", "TERMS", "operator_terms", "pass_features", "pass_terms", "residual_log"]
+
+#: Term to the unit that its coefficient is per.
+TERMS: dict[str, str] = {
+    "matmul_flop": "FLOP of projections and dense FFN",
+    "matmul_B": "bytes of their weights",
+    "head_B": "bytes of the output head's weights",
+    "attention_flop": "FLOP of scores and weighted values",
+    "attention_B": "bytes of queries and KV cache",
+    "activation_B": "bytes of activations between operators",
+    "experts_flop": "FLOP of routed experts",
+    "experts_B": "bytes of the routed experts' weights that are visited",
+    "expert": "routed experts of all layers, visited or not",
+    "layer": "layers",
+    "step": "passes",
+}
+
+#: What the residual is a function of, beside the pass's lengths; each is taken as ln.
+FEATURES = ("n_layers", "d_model", "d_ffn", "d_query", "d_kv", "tokens")
+
+
+def operator_terms(operator: Operator) -> dict[str, Any]:
+    """Work of one occurrence of an operator by term: FLOP and bytes."""
+    moved = operator.read_B + operator.write_B
+    if operator.kind == "attention":
+        return {"attention_flop": operator.flop, "attention_B": moved}
+    if operator.kind != "gemm":
+        return {"activation_B": moved}
+    if operator.name == "lm_head":
+        return {"head_B": operator.weight_B}
+    group = "experts" if operator.name.startswith("experts") else "matmul"
+    return {f"{group}_flop": operator.flop, f"{group}_B": operator.weight_B, "activation_B": moved}
+
+
+def pass_terms(arch: ArchitectureLike, workload: Workload, precision: Precision, phase: Phase) -> dict[str, Any]:
+    """Work of one pass by term, over all layers; numbers or arrays."""
+    totals: dict[str, Any] = {}
+    for operator in lower(arch, workload, precision, phase):
+        for term, amount in operator_terms(operator).items():
+            totals[term] = totals.get(term, 0.0) + operator.count * amount
+    totals["layer"] = arch.n_layers
+    totals["step"] = 1.0
+    if np.any(arch.n_experts):
+        totals["expert"] = arch.n_experts * arch.n_moe_layers
+    return totals
+
+
+def operator_seconds(operator: Operator, seconds_per: Mapping[str, float]) -> Any:
+    """Time of one occurrence, without the overheads of layer, expert and pass."""
+    seconds: Any = 0.0
+    for term, amount in operator_terms(operator).items():
+        each = seconds_per.get(term, 0.0)
+        if each:
+            seconds = seconds + amount * each
+    return seconds
+
+
+def pass_features(arch: ArchitectureLike, workload: Workload, phase: Phase) -> list[Any]:
+    """`FEATURES` of a pass, each an array or a number (not yet ln).
+
+    d_ffn is the activated width; tokens those of the prompt in prefill, of the mean context in decode.
+    """
+    width = arch.d_ff + arch.n_active_experts * arch.d_ff_expert
+    tokens = workload.prompt_tokens if phase == "prefill" else workload.mean_context_tokens
+    return [arch.n_layers, arch.d_model, width, arch.d_query, arch.d_kv, tokens]
+
+
+def residual_log(fit: ResidualFit, features: list[Any]) -> NDArray[np.float64]:
+    """ln(measured / roofline) that the Gaussian process expects; broadcasts over the features' shapes."""
+    shape = np.broadcast_shapes(*(np.shape(f) for f in features))
+    columns = [
+        np.broadcast_to((np.log(np.asarray(f, dtype=np.float64)) - c) / s, shape).reshape(-1)
+        for f, c, s in zip(features, fit.center, fit.scale, strict=True)
+    ]
+    x = np.stack(columns, axis=1)
+    points, alpha = np.asarray(fit.points), np.asarray(fit.alpha)
+    norms = 0.5 * (points * points).sum(axis=1)
+    out = np.empty(len(x))
+    for start in range(0, len(x), 65536):  # bounded memory: 65,536 x points
+        part = x[start : start + 65536]
+        inner = part @ points.T - norms
+        inner -= 0.5 * (part * part).sum(axis=1, keepdims=True)
+        out[start : start + 65536] = np.exp(inner, out=inner) @ alpha
+    return fit.amplitude * out.reshape(shape)
