@@ -1,0 +1,185 @@
+"""torch, eager or compiled, on the CPU or on CUDA: `codesign.models.decoder.Decoder` with random weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from codesign.architecture import Architecture
+from codesign.errors import MeasurementError, MissingExtraError, SpecError
+from codesign.profilers.base import Point
+
+__all__ = ["TorchEngine", "TorchModel"]
+
+_PRECISIONS = ("fp32", "fp16", "bf16")
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_OPTIONS = ("provider", "threads", "compile")
+_POOL = (1 << 20) + 7  # not a multiple of any row, so that rows differ
+_STD = 0.02  # the usual initialisation; keeps every activation far inside the range of fp16
+
+
+class TorchEngine:
+    """See `Engine`. Options: provider (cpu, cuda; default cpu), threads (default 1, CPU only), compile (default false).
+
+    compile=true runs `torch.compile` anew for every pass with its shapes fixed, on CUDA with CUDA graphs (mode
+    reduce-overhead); building takes seconds to minutes and falls into the first pass. On CUDA the seconds of CUDA events
+    count, with one CPU thread process CPU time, else wall time. fp16 and bf16 on a CPU are run as asked: without
+    instructions for them they are slower than fp32.
+    """
+
+    name = "torch"
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingExtraError.of("torch", "torch", "--engine torch") from error
+        if unknown := sorted(set(options) - set(_OPTIONS)):
+            raise SpecError(f"unknown option(s) {', '.join(unknown)} of engine torch; allowed: {', '.join(_OPTIONS)}")
+        self._torch: Any = torch
+        self.provider = _one_of(options, "provider", ("cpu", "cuda"))
+        self.compiled = _one_of(options, "compile", ("false", "true")) == "true"
+        self.version = str(torch.__version__)
+        self.precisions: tuple[str, ...] = _PRECISIONS
+        self.options: Mapping[str, str] = {"provider": self.provider, "compile": str(self.compiled).lower()}
+        self.device_memory_B: float | None = None
+        if self.provider == "cuda":
+            if "threads" in options:
+                raise SpecError("option threads goes with provider=cpu; leave it out with provider=cuda")
+            if not torch.cuda.is_available():
+                built = torch.version.cuda
+                why = f"is built for CUDA {built} and sees no device or driver" if built else "is built without CUDA"
+                raise MeasurementError(f"torch {torch.__version__} {why}; take provider=cpu or install a CUDA build")
+            self.clock = "device"
+            self.device_memory_B = float(torch.cuda.mem_get_info()[0])
+        else:
+            threads = _threads(options.get("threads", "1"))
+            self.options = {**self.options, "threads": str(threads)}
+            self.clock = "cpu" if threads == 1 else "wall"
+            self._threads = threads
+
+    def load(self, arch: Architecture, precision: str, *, max_tokens: int, seed: int = 0) -> TorchModel:
+        """See `Engine.load`; the module is built empty and its weights are tiled from a pool of random numbers."""
+        if precision not in self.precisions:
+            raise SpecError(f"torch does not run '{precision}'; allowed: {', '.join(self.precisions)}")
+        from codesign.models.decoder import Decoder
+
+        torch = self._torch
+        if self.provider == "cpu":
+            torch.set_num_threads(self._threads)
+        dtype = getattr(torch, _DTYPES[precision])
+        try:
+            module = _random_decoder(torch, Decoder, arch, dtype, self.provider, seed)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            raise MeasurementError(f"torch could not build the model: {_first_line(error)}") from error
+        return TorchModel(torch, module, arch, dtype, self.provider, self.compiled)
+
+
+class TorchModel:
+    """A decoder with random weights; see `LoadedModel`."""
+
+    def __init__(self, torch: Any, module: Any, arch: Architecture, dtype: Any, device: str, compiled: bool) -> None:
+        self._torch, self._module, self._arch = torch, module, arch
+        self._dtype, self._device, self._compiled = dtype, device, compiled
+
+    def runner(self, point: Point) -> Callable[[], float | None]:
+        """Prepare inputs and cache; a pass computes the last token's logits and the new cache, and drops both."""
+        torch, arch, batch, past = self._torch, self._arch, point.batch_size, point.context_tokens
+        if self._module is None:
+            raise MeasurementError("the model is closed; load it again")
+        rng = torch.Generator().manual_seed(0)
+        shape = (batch, arch.n_kv_heads, past, arch.d_head)
+        try:
+            ids = torch.randint(arch.vocab_size, (batch, point.tokens), generator=rng).to(self._device)
+            positions = torch.arange(past, past + point.tokens).expand(batch, -1).contiguous().to(self._device)
+            # each layer has a cache of its own, as in a real model
+            cache = [tuple(self._tensor(shape, rng) for _ in range(2)) for _ in range(arch.n_layers)]
+        except RuntimeError as error:
+            raise MeasurementError(f"torch could not prepare the pass: {_first_line(error)}") from error
+        forward = self._forward()
+
+        def once() -> None:
+            with torch.inference_mode():
+                forward(ids, positions, cache, last_only=True)
+
+        def on_cpu() -> None:
+            with _one_line():
+                once()
+
+        def on_cuda() -> float:
+            with _one_line():
+                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                start.record()
+                once()
+                end.record()
+                end.synchronize()
+                return float(start.elapsed_time(end)) * 1e-3  # torch gives milliseconds
+
+        return on_cuda if self._device == "cuda" else on_cpu
+
+    def _forward(self) -> Any:
+        if not self._compiled:
+            return self._module
+        # compiled code is kept by code object and torch falls back to eager after eight shapes: begin anew
+        self._torch.compiler.reset()
+        mode = "reduce-overhead" if self._device == "cuda" else "default"
+        return self._torch.compile(self._module, dynamic=False, mode=mode)
+
+    def _tensor(self, shape: tuple[int, ...], rng: Any) -> Any:
+        return (self._torch.randn(shape, generator=rng) * _STD).to(self._dtype).to(self._device)
+
+    def close(self) -> None:
+        """Drop the weights, on CUDA give their memory back to the device."""
+        self._module = None
+        if self._compiled:
+            self._torch.compiler.reset()
+        if self._device == "cuda":
+            self._torch.cuda.empty_cache()
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn torch's errors in a pass (compiler missing, out of memory, no kernel for a type) into one line."""
+    try:
+        yield
+    except Exception as error:  # torch raises many kinds
+        raise MeasurementError(f"torch failed in a pass: {_first_line(error)}") from error
+
+
+def _random_decoder(torch: Any, decoder: Any, arch: Architecture, dtype: Any, device: str, seed: int) -> Any:
+    """A decoder whose parameters were never initialised one by one: that takes minutes for billions of them."""
+    with torch.device("meta"):
+        module = decoder(arch)
+    module = module.to(dtype).to_empty(device=device)
+    rng = torch.Generator().manual_seed(seed)
+    pool = (torch.randn(_POOL, generator=rng) * _STD).to(dtype).to(device)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            flat, start, done = parameter.view(-1), int(torch.randint(_POOL, (1,), generator=rng)), 0
+            while done < flat.numel():
+                part = pool[start : start + flat.numel() - done]
+                flat[done : done + part.numel()] = part
+                done, start = done + part.numel(), 0
+    return module.eval()
+
+
+def _one_of(options: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    """The value of an option; the first allowed one is the default."""
+    value = options.get(name, allowed[0])
+    if value not in allowed:
+        raise SpecError(f"option {name} of engine torch is '{value}'; allowed: {', '.join(allowed)}")
+    return value
+
+
+def _threads(text: str) -> int:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdigit() or not 1 <= int(text) <= allowed:
+        raise SpecError(f"threads is '{text}'; allowed: 1 to {allowed}, the CPUs that this process may use")
+    return int(text)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
