@@ -92,7 +92,7 @@ class Builder:
     @property
     def half(self) -> bool:
         """Whether activations have 16 bits."""
-        return self.form.floats != TensorProto.FLOAT
+        return bool(self.form.floats != TensorProto.FLOAT)
 
     def floats(self, value: str) -> str:
         """Cast to the graph's float type; the same value is cast once."""

@@ -71,7 +71,7 @@ def quantise_int8(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.fl
 
 def dequantise_int8(q: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:
     """The floats that an int8 matrix stands for."""
-    return (q.astype(np.float32) * scale).astype(np.float32)
+    return np.asarray(q.astype(np.float32) * scale, np.float32)
 
 
 def quantise_int4(weight: NDArray[Any], block: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -100,7 +100,7 @@ def unpack_int4(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np
 def dequantise_int4(packed: NDArray[np.uint8], scale: NDArray[Any], inputs: int) -> NDArray[np.float32]:
     """The floats that a packed 4-bit matrix (inputs, outputs) stands for."""
     q = unpack_int4(packed, (inputs, scale.shape[1]))
-    return (q * np.repeat(scale.astype(np.float32), inputs // scale.shape[0], axis=0)).astype(np.float32)
+    return np.asarray(q * np.repeat(scale.astype(np.float32), inputs // scale.shape[0], axis=0), np.float32)
 
 
 def check_block(inputs: int, block: int) -> None:
