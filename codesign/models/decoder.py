@@ -22,7 +22,7 @@ __all__ = ["Cache", "Decoder", "random_decoder"]
 Cache = list[tuple[Tensor, Tensor]]
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
     """x / sqrt(mean(x^2) + eps) * gain over the last axis, computed in fp32 (arXiv 1910.07467)."""
 
     def __init__(self, width: int, eps: float) -> None:
@@ -34,7 +34,7 @@ class RMSNorm(nn.Module):
         return self.weight * (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
 
-class FeedForward(nn.Module):
+class FeedForward(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
     """down(act(gate(x)) * up(x)), or down(act(up(x))) where it is not gated."""
 
     def __init__(self, d_model: int, width: int, *, gated: bool, bias: bool, activation: str) -> None:
@@ -55,7 +55,7 @@ class FeedForward(nn.Module):
         return F.relu(x).square() if self.activation == "relu2" else F.gelu(x, approximate="tanh")
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
     """Attention and FFN (dense or a mixture), each added to the residual stream."""
 
     def __init__(self, arch: Architecture, has: Features, index: int) -> None:
@@ -164,7 +164,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
     """A decoder-only language model.
 
     Args:
@@ -239,8 +239,8 @@ def random_decoder(
 ) -> Decoder:
     """A decoder with random weights to be timed, made at the speed of a copy (to train, use `Decoder.initialise`)."""
     with torch.device("meta"):
-        model = Decoder(arch).to(dtype)
-    model = model.to_empty(device=device)
+        model = Decoder(arch)
+    model.to(dtype).to_empty(device=device)
     random = RandomWeights(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -248,4 +248,5 @@ def random_decoder(
                 parameter.fill_(1.0)
             else:
                 parameter.copy_(torch.from_numpy(random.normal(tuple(parameter.shape), "float32")))
-    return model.eval()
+    model.eval()
+    return model
