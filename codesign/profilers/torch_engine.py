@@ -9,6 +9,7 @@ from typing import Any
 
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, MissingExtraError, SpecError
+from codesign.models.features import features
 from codesign.profilers.base import Point
 
 __all__ = ["TorchEngine", "TorchModel"]
@@ -16,16 +17,15 @@ __all__ = ["TorchEngine", "TorchModel"]
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _OPTIONS = ("provider", "threads", "compile")
-_POOL = (1 << 20) + 7  # not a multiple of any row, so that rows differ
-_STD = 0.02  # the usual initialisation; keeps every activation far inside the range of fp16
+_STD = 0.02  # of the cache's random numbers: far inside the range of fp16
 
 
 class TorchEngine:
     """See `Engine`. Options: provider (cpu, cuda; default cpu), threads (default 1, CPU only), compile (default false).
 
     compile=true runs `torch.compile` anew for every pass with its shapes fixed, on CUDA with CUDA graphs (mode
-    reduce-overhead); building takes seconds to minutes and falls into the first pass. On CUDA the seconds of CUDA events
-    count, with one CPU thread process CPU time, else wall time. fp16 and bf16 on a CPU are run as asked: without
+    reduce-overhead); it compiles when a pass is prepared, which takes seconds to minutes. On CUDA the seconds of CUDA
+    events count, with one CPU thread process CPU time, else wall time. fp16 and bf16 on a CPU are run as asked: without
     instructions for them they are slower than fp32.
     """
 
@@ -61,17 +61,17 @@ class TorchEngine:
             self._threads = threads
 
     def load(self, arch: Architecture, precision: str, *, max_tokens: int, seed: int = 0) -> TorchModel:
-        """See `Engine.load`; the module is built empty and its weights are tiled from a pool of random numbers."""
+        """See `Engine.load`; the weights are random, made at the speed of a copy."""
         if precision not in self.precisions:
             raise SpecError(f"torch does not run '{precision}'; allowed: {', '.join(self.precisions)}")
-        from codesign.models.decoder import Decoder
+        from codesign.models.decoder import random_decoder
 
         torch = self._torch
         if self.provider == "cpu":
             torch.set_num_threads(self._threads)
         dtype = getattr(torch, _DTYPES[precision])
         try:
-            module = _random_decoder(torch, Decoder, arch, dtype, self.provider, seed)
+            module = random_decoder(arch, seed=seed, dtype=dtype, device=self.provider)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             raise MeasurementError(f"torch could not build the model: {_first_line(error)}") from error
         return TorchModel(torch, module, arch, dtype, self.provider, self.compiled)
@@ -90,34 +90,29 @@ class TorchModel:
         if self._module is None:
             raise MeasurementError("the model is closed; load it again")
         rng = torch.Generator().manual_seed(0)
-        shape = (batch, arch.n_kv_heads, past, arch.d_head)
+        window = max(arch.window_tokens - 1, 0)  # a layer with a window keeps as much as serving does
+        lengths = [min(past, window) if sliding else past for sliding in features(arch).sliding]
         try:
             ids = torch.randint(arch.vocab_size, (batch, point.tokens), generator=rng).to(self._device)
             positions = torch.arange(past, past + point.tokens).expand(batch, -1).contiguous().to(self._device)
             # each layer has a cache of its own, as in a real model
-            cache = [tuple(self._tensor(shape, rng) for _ in range(2)) for _ in range(arch.n_layers)]
+            cache = [
+                tuple(self._tensor((batch, arch.n_kv_heads, length, arch.d_head), rng) for _ in range(2))
+                for length in lengths
+            ]
         except RuntimeError as error:
             raise MeasurementError(f"torch could not prepare the pass: {_first_line(error)}") from error
         forward = self._forward()
 
         def once() -> None:
             with torch.inference_mode():
-                forward(ids, positions, cache, last_only=True)
+                forward(ids, positions, cache if past else None, last_only=True)
 
-        def on_cpu() -> None:
-            with _one_line():
-                once()
-
-        def on_cuda() -> float:
-            with _one_line():
-                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                start.record()
-                once()
-                end.record()
-                end.synchronize()
-                return float(start.elapsed_time(end)) * 1e-3  # torch gives milliseconds
-
-        return on_cuda if self._device == "cuda" else on_cpu
+        run = _timed_cuda(torch, once) if self._device == "cuda" else _plain(once)
+        if self._compiled:  # the first passes compile, and on CUDA capture graphs: no part of any timing
+            for _ in range(3 if self._device == "cuda" else 1):
+                run()
+        return run
 
     def _forward(self) -> Any:
         if not self._compiled:
@@ -139,6 +134,27 @@ class TorchModel:
             self._torch.cuda.empty_cache()
 
 
+def _plain(once: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        with _one_line():
+            once()
+
+    return run
+
+
+def _timed_cuda(torch: Any, once: Callable[[], None]) -> Callable[[], float]:
+    def run() -> float:
+        with _one_line():
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            once()
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end)) * 1e-3  # torch gives milliseconds
+
+    return run
+
+
 @contextmanager
 def _one_line() -> Iterator[None]:
     """Turn torch's errors in a pass (compiler missing, out of memory, no kernel for a type) into one line."""
@@ -146,23 +162,6 @@ def _one_line() -> Iterator[None]:
         yield
     except Exception as error:  # torch raises many kinds
         raise MeasurementError(f"torch failed in a pass: {_first_line(error)}") from error
-
-
-def _random_decoder(torch: Any, decoder: Any, arch: Architecture, dtype: Any, device: str, seed: int) -> Any:
-    """A decoder whose parameters were never initialised one by one: that takes minutes for billions of them."""
-    with torch.device("meta"):
-        module = decoder(arch)
-    module = module.to(dtype).to_empty(device=device)
-    rng = torch.Generator().manual_seed(seed)
-    pool = (torch.randn(_POOL, generator=rng) * _STD).to(dtype).to(device)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            flat, start, done = parameter.view(-1), int(torch.randint(_POOL, (1,), generator=rng)), 0
-            while done < flat.numel():
-                part = pool[start : start + flat.numel() - done]
-                flat[done : done + part.numel()] = part
-                done, start = done + part.numel(), 0
-    return module.eval()
 
 
 def _one_of(options: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
