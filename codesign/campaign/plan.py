@@ -104,19 +104,21 @@ def least_sure(
     precision: str,
     points: Sequence[Point],
     n: int,
+    skip: Sequence[int] = (),
 ) -> list[int]:
     """Indices of `n` architectures whose predicted ln(seconds) is least certain, one after another.
 
     The variance is that of the roofline's coefficients (Laplace approximation at the fit) plus that of the residual's
-    Gaussian process, summed over the passes; after each choice both are conditioned on having measured it.
+    Gaussian process, summed over the passes; after each choice both are conditioned on having measured it. `skip`: indices
+    that are not to be chosen.
     """
     models = []
     for phase, own in rows.items():
         phase_points = [p for p in points if p.phase == phase]
         if own and phase_points:
             models += [_Sure(pool, own, priors[phase], precision, point) for point in phase_points]
-    measured = {row.group for own in rows.values() for row in own}
-    free = np.array([repr(a) not in measured for a in pool])
+    free = np.ones(len(pool), dtype=bool)
+    free[list(skip)] = False
     chosen: list[int] = []
     while len(chosen) < min(n, int(free.sum())):
         variance = np.sum([model.variance() for model in models], axis=0)

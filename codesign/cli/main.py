@@ -12,6 +12,7 @@ import typer
 
 from codesign.cli.devices import devices
 from codesign.cli.predict import predict
+from codesign.cli.profile import profile
 from codesign.cli.search import search
 from codesign.errors import CodesignError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(search)
 app.command()(predict)
 app.command()(devices)
+app.command()(profile)
 
 
 def _version(value: bool) -> None:

@@ -10,12 +10,13 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from codesign._paths import user_folder
 from codesign.devices._names import name_key
 from codesign.devices.device import Device
 from codesign.devices.schema import read_device
 from codesign.errors import SchemaError, UnknownNameError
 
-__all__ = ["device_names", "load_catalogue", "load_device"]
+__all__ = ["device_names", "load_bundled", "load_catalogue", "load_device", "user_devices"]
 
 INDEX_VERSION = 1
 
@@ -57,6 +58,7 @@ def _is_path(text: str) -> bool:
 def load_device(name_or_path: str | os.PathLike[str], power_mode: str | None = None) -> Device:
     """Load a device by name, alias or path of a device file.
 
+    A device file in the user's folder (what `codesign calibrate` writes) takes the place of a bundled device of its name.
     Case, spaces, '-', '_' and '.' in names do not matter. Without a power mode the device is at full power (MAXN on
     a Jetson), which is not what a new board boots into: see `PowerMode.is_default`.
 
@@ -83,11 +85,36 @@ def load_device(name_or_path: str | os.PathLike[str], power_mode: str | None = N
     return device if power_mode is None else device.with_power_mode(power_mode)
 
 
+def user_devices() -> Path:
+    """The folder of a person's own device files; one there takes the place of a bundled device of its name."""
+    return user_folder() / "devices"
+
+
+def load_bundled(name: str) -> Device:
+    """A device as it came with codesign, a person's own calibration of it left aside.
+
+    Raises:
+        UnknownNameError: no such bundled device.
+    """
+    key = name_key(name)
+    if key not in _bundled():
+        raise UnknownNameError.near("device", name, _index(), "See 'codesign devices'.")
+    return _read_bundled(_bundled()[key])
+
+
 def _load_named(text: str) -> Device:
     key = name_key(text)
     bundled = _bundled()
+    own = user_devices() / f"{bundled.get(key, key)}.toml"
+    if own.is_file():
+        return read_device(own)
     if key in bundled:
         return _read_bundled(bundled[key])
+    if key == "host":
+        raise UnknownNameError(
+            "device 'host' (this machine) is not calibrated yet; run: codesign profile --device host --plan 20, then codesign "
+            "calibrate --device host"
+        )
     from codesign.devices.plugins import find_plugins, load_plugin  # importlib.metadata is slow to import
 
     plugins = find_plugins(bundled)
@@ -106,7 +133,8 @@ def device_names() -> list[str]:
     """
     from codesign.devices.plugins import find_plugins
 
-    return sorted([*_index(), *(entry.name for entry in find_plugins(_bundled()).values())])
+    own = [path.stem for path in user_devices().glob("*.toml")]
+    return sorted({*_index(), *own, *(entry.name for entry in find_plugins(_bundled()).values())})
 
 
 def load_catalogue() -> dict[str, Device]:

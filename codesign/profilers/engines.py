@@ -82,6 +82,8 @@ def open_engine(name: str, options: Mapping[str, str] | None = None) -> Engine:
         return _ENGINES[name](options)
     plugins = _plugins()
     if name not in plugins:
-        raise UnknownNameError.near("engine", name, engine_names(), "Engines that profile: see 'codesign profile --help'.")
+        raise UnknownNameError.near(
+            "engine", name, engine_names(), "Engines that profile: see 'codesign profile --help'."
+        )
     engine: Engine = plugins[name].load()(options)
     return engine

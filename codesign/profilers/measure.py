@@ -93,7 +93,12 @@ def run_task(
 
 
 def _visit(
-    task: Task, arch: Architecture, keep: Callable[[Measurement], None], engine: Engine, clocks: Clocks | None, root: str
+    task: Task,
+    arch: Architecture,
+    keep: Callable[[Measurement], None],
+    engine: Engine,
+    clocks: Clocks | None,
+    root: str,
 ) -> None:
     """Load one model and time its passes."""
     facts = detect_host(root)

@@ -78,15 +78,14 @@ class OnnxRuntimeEngine:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-        names, values = list(model.tensors), [ort.OrtValue.ortvalue_from_numpy(t) for t in model.tensors.values()]
+        providers = list(dict.fromkeys((_PROVIDERS[self.provider], _PROVIDERS["cpu"])))
         try:
-            options.add_external_initializers(names, values)
-            session = ort.InferenceSession(
-                model.proto.SerializeToString(), options, providers=[_PROVIDERS[self.provider], _PROVIDERS["cpu"]]
-            )
+            held = model.add_to(options)
+            session = ort.InferenceSession(model.proto.SerializeToString(), options, providers=providers)
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise MeasurementError(f"onnxruntime could not load the model: {error}") from error
-        return OnnxRuntimeModel(ort, session, arch, precision, "cuda" if self.provider != "cpu" else "cpu", values)
+        del held  # the session has them, or its own packed copies
+        return OnnxRuntimeModel(ort, session, arch, precision, "cuda" if self.provider != "cpu" else "cpu")
 
 
 def _threads(text: str) -> int:
@@ -99,10 +98,8 @@ def _threads(text: str) -> int:
 class OnnxRuntimeModel:
     """A session with inputs and outputs bound, so that a pass copies nothing but what the graph does."""
 
-    def __init__(
-        self, ort: Any, session: Any, arch: Architecture, precision: str, place: str, keep: list[Any]
-    ) -> None:
-        self._ort, self._session, self._arch, self._place, self._keep = ort, session, arch, place, keep
+    def __init__(self, ort: Any, session: Any, arch: Architecture, precision: str, place: str) -> None:
+        self._ort, self._session, self._arch, self._place = ort, session, arch, place
         self._dtype: Any = np.float16 if PRECISIONS[precision].activation_bits == 16 else np.float32
         self._bf16 = precision == "bf16"
 
@@ -110,7 +107,9 @@ class OnnxRuntimeModel:
         if self._bf16 and array.dtype == np.float16:
             import onnx
 
-            return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
+            return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                array.view(np.uint16), onnx.TensorProto.BFLOAT16
+            )
         return self._ort.OrtValue.ortvalue_from_numpy(array, self._place, 0)
 
     def runner(self, point: Point) -> Callable[[], None]:
@@ -146,6 +145,5 @@ class OnnxRuntimeModel:
         return run
 
     def close(self) -> None:
-        """Drop the session and its weights."""
+        """Drop the session, and with it the weights."""
         self._session = None
-        self._keep = []

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from codesign.devices import Device
+from codesign.devices import Device, PhaseTerms
 from codesign.engines import default_engine, runs_format
 from codesign.errors import SchemaError
 from codesign.operators import Phase
@@ -119,16 +119,31 @@ class Calibration:
         return self.prefill if phase == "prefill" else self.decode
 
     def rates(self, device: Device, engine: str, precision: Precision, batch_size: int = 1) -> Rates:
-        """Efficiencies, overheads and intervals; never refuses (see `LEVELS`)."""
+        """Efficiencies, overheads and intervals; never refuses (see `LEVELS`).
+
+        A phase that the device's own file has fitted for this engine and precision comes from there.
+        """
         cell = Cell.of(device, engine, precision, batch_size)
+        own = device.fit_for(engine, precision.name)
+        if own is None:
+            return Rates(
+                prefill=self.prefill.rates("prefill", cell),
+                decode=self.decode.rates("decode", cell),
+                source=self.source,
+            )
         return Rates(
-            prefill=self.prefill.rates("prefill", cell), decode=self.decode.rates("decode", cell), source=self.source
+            prefill=_own(own.prefill) if own.prefill else self.prefill.rates("prefill", cell),
+            decode=_own(own.decode) if own.decode else self.decode.rates("decode", cell),
+            source=own.source,
         )
 
     def engine_for(self, device: Device, precision: Precision) -> str:
-        """`default_engine` where it was measured on this device with this class of weights, or nothing was; else the engine
+        """The engine of the device's own calibration at this precision; else `default_engine` where it was measured on this device with this class of weights, or nothing was; else the engine
         measured most there.
         """
+        own = device.fit_for(None, precision.name)
+        if own is not None:
+            return own.engine
         counts: dict[str, int] = {}
         for fit in (self.prefill, self.decode):
             for key, n in fit.cells.items():
@@ -151,6 +166,14 @@ class Calibration:
             for name, fit in (("prefill", self.prefill), ("decode", self.decode))
         }
         return {"schema": SCHEMA, "version": VERSION, "source": self.source, "phases": phases}
+
+
+def _own(terms: PhaseTerms) -> PhaseRates:
+    """Rates of a phase that was fitted to this very device."""
+    return PhaseRates(
+        interval_log=terms.interval_log, interval_beyond_log=terms.interval_beyond_log, level=0, n_rows=terms.n_rows,
+        terms=terms,
+    )  # fmt: skip
 
 
 def load_calibration(path: Path | None = None) -> Calibration:

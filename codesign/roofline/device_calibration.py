@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 
 import numpy as np
 
@@ -71,9 +72,7 @@ def cross_validate(rows: Sequence[PassRow], fit: Callable[[Sequence[PassRow]], P
     return errors
 
 
-def largest_out(
-    rows: Sequence[PassRow], fit: Callable[[Sequence[PassRow]], Predictor], share: float = 1 / 3
-) -> Array:
+def largest_out(rows: Sequence[PassRow], fit: Callable[[Sequence[PassRow]], Predictor], share: float = 1 / 3) -> Array:
     """ln(predicted / measured) of the largest `share` of the architectures, fitted on the smaller ones only."""
     sizes = sorted({row.group: row.params_active for row in rows}.items(), key=lambda item: item[1])
     large = {group for group, _ in sizes[len(sizes) - max(1, round(share * len(sizes))) :]}
@@ -109,8 +108,9 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior) -> PhaseReport:
             "guess: profile more"
         )
     else:
-        errors = {k: cross_validate(rows, lambda part, k=k: _fit(part, prior, k)) for k in (False, True)}
-        outside = {k: largest_out(rows, lambda part, k=k: _fit(part, prior, k)) for k in (False, True)}
+        fits = {k: partial(_fit, prior=prior, hybrid=k) for k in (False, True)}
+        errors = {k: cross_validate(rows, fit) for k, fit in fits.items()}
+        outside = {k: largest_out(rows, fit) for k, fit in fits.items()}
         hybrid = _mape(errors[True]) < _mape(errors[False]) and _mape(outside[True]) <= 1.02 * _mape(outside[False])
         interval = conformal_log(errors[hybrid])
         beyond = max(interval, conformal_log(outside[hybrid]))
@@ -153,9 +153,7 @@ def calibrate_device(
     if not observations:
         raise SpecError("no measurements to calibrate on; run codesign profile first, or give --from FILE")
     firsts = [o.first for o in observations]
-    cells = {
-        (m.device, m.power_mode, m.engine, m.precision, repr(sorted(m.options.items())), m.clock) for m in firsts
-    }
+    cells = {(m.device, m.power_mode, m.engine, m.precision, repr(sorted(m.options.items())), m.clock) for m in firsts}
     if len(cells) > 1:
         raise SpecError(
             f"the measurements mix {len(cells)} combinations of device, mode, engine, precision and options"

@@ -15,9 +15,11 @@ from codesign.architecture import Architecture
 from codesign.budget import FORMATS, Budget, metric_of_bound
 from codesign.devices import Device
 from codesign.errors import InfeasibleError, SpecError
+from codesign.operators import Phase
 from codesign.roofline.calibration import LEVELS, Calibration, load_calibration
 from codesign.roofline.cost import RooflineModel
 from codesign.roofline.effects import Cell
+from codesign.roofline.rates import PhaseRates
 from codesign.search.enumerate import Progress, SearchResult, enumerate_space
 from codesign.search.evolve import evolve_space
 from codesign.search.frontier import Candidate, Frontier
@@ -32,6 +34,7 @@ __all__ = ["EXACT_LIMIT", "build_problem", "search"]
 #: Spaces up to this size are enumerated.
 EXACT_LIMIT = 100_000_000
 _Z90 = NormalDist().inv_cdf(0.95)
+_PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
 def build_problem(
@@ -69,14 +72,27 @@ def build_problem(
         allow_extrapolation=allow_extrapolation,
         quantisation_priced=getattr(law, "name", "") != "paper",
         latency_spans={
-            name: {
-                "here": fits.decode.span(Cell.of(device, engine, PRECISIONS[name], workload.batch_size)),
-                "anywhere": fits.decode.span(),
-            }
-            for name in space.axes["precision"]
+            name: _spans(fits, device, engine, name, workload.batch_size) for name in space.axes["precision"]
         },
-        model_log_sd={"prefill": fits.prefill.intervals[0] / _Z90, "decode": fits.decode.intervals[0] / _Z90},
+        model_log_sd={
+            phase: min([fits.of(phase).intervals[0], *(m.rates.of(phase).interval_log for m in models.values())]) / _Z90
+            for phase in _PHASES
+        },
     )
+
+
+def _spans(
+    fits: Calibration, device: Device, engine: str, precision: str, batch_size: int
+) -> dict[str, tuple[float, float, bool]]:
+    """Sizes that were measured: with the device's own calibration, it alone counts, and any size may be extrapolated to
+    (with the wider interval), but not to experts where none were measured.
+    """
+    own = device.fit_for(engine, precision)
+    if own is not None and own.decode is not None:
+        mixtures = own.decode.mixtures
+        return {"here": (*own.decode.span_params, mixtures), "anywhere": (0.0, math.inf, mixtures)}
+    cell = Cell.of(device, engine, PRECISIONS[precision], batch_size)
+    return {"here": fits.decode.span(cell), "anywhere": fits.decode.span()}
 
 
 def search(
@@ -143,9 +159,7 @@ def _provenance(problem: Problem, result: SearchResult, seed: int) -> dict[str, 
     for name, model in problem.models.items():
         rates[name] = {
             phase: {
-                "bandwidth_efficiency": r.bandwidth_efficiency, "compute_efficiency": r.compute_efficiency,
-                "layer_s": r.layer_s, "step_s": r.step_s, "interval_log": r.interval_log, "level": LEVELS[r.level],
-                "rows": r.n_rows,
+                **_rate_facts(r), "interval_log": r.interval_log, "level": LEVELS[r.level], "rows": r.n_rows,
             }
             for phase, r in (("prefill", model.rates.prefill), ("decode", model.rates.decode))
         }  # fmt: skip
@@ -172,6 +186,19 @@ def _provenance(problem: Problem, result: SearchResult, seed: int) -> dict[str, 
         "law": {"name": problem.law.name, "summary": getattr(problem.law, "summary", lambda: "")()},
         "allow_extrapolation": problem.allow_extrapolation,
         "space": problem.space.to_dict(),
+    }  # fmt: skip
+
+
+def _rate_facts(rates: PhaseRates) -> dict[str, Any]:
+    if rates.terms is None:
+        return {
+            "bandwidth_efficiency": rates.bandwidth_efficiency, "compute_efficiency": rates.compute_efficiency,
+            "layer_s": rates.layer_s, "step_s": rates.step_s,
+        }  # fmt: skip
+    return {
+        "seconds_per": dict(rates.terms.seconds_per), "residual_points": len(rates.terms.residual.points) if rates.terms.residual else 0,
+        "interval_beyond_log": rates.interval_beyond_log, "held_out": dict(rates.terms.held_out),
+        "architectures": rates.terms.n_architectures,
     }  # fmt: skip
 
 
@@ -237,4 +264,6 @@ def _measured_sizes(problem: Problem) -> str:
     if not spans:
         return ""
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
+    if math.isinf(high):  # the device's own calibration extrapolates over sizes
+        return "" if any(span[2] for span in spans) else ": no mixture of experts was measured on this device"
     return f": measured models have {format_count(low)} to {format_count(high)} active parameters"

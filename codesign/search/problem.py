@@ -70,12 +70,16 @@ def metric(name: str, arch: ArchitectureLike, estimate: Estimate) -> Any:
     return arch.params_total if name == "params" else values[name]
 
 
-def metric_log_sd(name: str, rates: Rates, energy_log: float = 0.0) -> float:
+def metric_log_sd(name: str, rates: Rates, energy_log: float = 0.0, beyond: bool = False) -> float:
     """Standard deviation of ln(quantity) under the calibration's interval: half-width of the 90 % interval / 1.645.
 
-    e2e takes the wider phase; energy adds the power model's own in quadrature; memory and params are exact.
+    e2e takes the wider phase; energy adds the power model's own in quadrature; memory and params are exact. `beyond`: for a
+    model smaller or larger than those that a device's own calibration measured.
     """
-    decode, prefill = rates.decode.interval_log / _Z90, rates.prefill.interval_log / _Z90
+    decode, prefill = (
+        (max(r.interval_log, r.interval_beyond_log) if beyond else r.interval_log) / _Z90
+        for r in (rates.decode, rates.prefill)
+    )
     table = {"latency": decode, "ttft": prefill, "e2e": max(decode, prefill)}
     if name in ("energy", "power"):
         return math.hypot(decode if name == "energy" else 0.0, energy_log / _Z90)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -215,6 +215,10 @@ class DesignSpace:
             axes[longest] = axes[longest][::2]
         return DesignSpace(axes=axes, ff_multiple=self.ff_multiple, tied_embeddings=self.tied_embeddings,
                            ffn_gated=self.ffn_gated, name=f"{self.name} (coarse)")  # fmt: skip
+
+    def with_axis(self, axis: str, values: tuple[Any, ...]) -> DesignSpace:
+        """This space with other values of one axis."""
+        return replace(self, axes={**self.axes, axis: values})
 
     def to_dict(self) -> dict[str, Any]:
         """Axes and options as JSON values (experts as "ExK" strings)."""

@@ -6,6 +6,7 @@ import difflib
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _axis(name: str, value: Any, where: str) -> tuple[Any, ...]:
 
 
 def load_space(name: str, precisions: Sequence[str], vocab_size: int) -> DesignSpace:
-    """A space by name (default, paper) or from a TOML file with a table [axes] and optional top-level options.
+    """A space by name (default; dense: default without experts; paper) or from a TOML file with a table [axes] and optional top-level options.
 
     Axes that the file leaves out keep the default's values; precision and vocabulary come from the arguments unless the
     file sets them.
@@ -103,11 +104,14 @@ def load_space(name: str, precisions: Sequence[str], vocab_size: int) -> DesignS
     """
     if name == "default":
         return default_space(precisions, vocab_size)
+    if name == "dense":
+        dense = default_space(precisions, vocab_size).with_axis("experts", ((0, 0),))
+        return replace(dense, name="dense")
     if name == "paper":
         return paper_space(precisions, vocab_size)
     path = Path(name)
     if not path.is_file():
-        raise SpecError(f"no design space '{name}'; give default, paper or a TOML file with an [axes] table")
+        raise SpecError(f"no design space '{name}'; give default, dense, paper or a TOML file with an [axes] table")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

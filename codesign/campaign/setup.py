@@ -1,0 +1,200 @@
+"""From what a user asks to campaigns that can run: device, engine, architectures, passes, priors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from codesign.architecture import Architecture
+from codesign.campaign.fleet import Fleet
+from codesign.campaign.local import run_here
+from codesign.campaign.plan import candidate_pool
+from codesign.campaign.run import Campaign, Execute
+from codesign.campaign.target import target_device
+from codesign.devices import Device, load_device
+from codesign.errors import SpecError
+from codesign.hf_config import read_config
+from codesign.operators import Phase
+from codesign.profilers import Engine, Point
+from codesign.profilers.engines import open_engine
+from codesign.roofline.calibration import load_calibration
+from codesign.roofline.device_fit import Prior, catalogue_prior, probed_prior
+from codesign.search.spaces import load_space
+from codesign.workload import PRECISIONS, Workload, parse_precision
+
+__all__ = ["Setup", "build_campaigns", "check_choice", "open_fleet", "phase_priors", "points_of"]
+
+_VOCABULARIES = (32000, 50304, 100352)  # so that the output head's cost is told from the layers'
+_MEMORY_SHARE = 0.6
+_PHASES: tuple[Phase, ...] = ("prefill", "decode")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Campaigns, one a precision; the open engine (None where others run it); priors by precision."""
+
+    device: Device
+    campaigns: tuple[Campaign, ...]
+    engine: Engine | None
+    priors: Mapping[str, Mapping[Phase, Prior]] = field(hash=False)
+
+
+def check_choice(plan: int | None, random: int | None, models: Sequence[str]) -> None:
+    """Exactly one way to choose architectures.
+
+    Raises:
+        SpecError: none or several, or a number below 1.
+    """
+    given = [
+        name
+        for name, value in (("--plan", plan), ("--random", random), ("--models", models or None))
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise SpecError(
+            f"give one of --plan N, --random N and --models NAME, not {' and '.join(given) or 'none'}: which architectures are "
+            "to be measured? For example --plan 20"
+        )
+    for name, count in (("--plan", plan), ("--random", random)):
+        if count is not None and count < 1:
+            raise SpecError(f"{name} {count} must be at least 1")
+
+
+def points_of(workload: Workload) -> tuple[Point, ...]:
+    """Passes that a workload is profiled by: its prompt and a quarter of it; decode at its mean context and at a quarter
+    of its prompt.
+    """
+    prompt, batch = max(workload.prompt_tokens, 1), workload.batch_size
+    short = max(prompt // 4, 1)
+    context = max(round(workload.mean_context_tokens) - 1, 1)
+    lengths = dict.fromkeys((short, prompt))
+    contexts = dict.fromkeys((short, context))
+    return (
+        *(Point.prefill(tokens, batch) for tokens in lengths),
+        *(Point.decode(tokens, batch) for tokens in contexts),
+    )
+
+
+def phase_priors(device: Device, engine: str, precision: str, batch_size: int = 1) -> dict[Phase, Prior]:
+    """What is believed of a device before it is measured: its peaks for a host, the catalogue's calibration else."""
+    form = PRECISIONS[precision]
+    if device.name == "host" or device.kind == "cpu":
+        return {phase: probed_prior(device, form) for phase in _PHASES}
+    rates = load_calibration().rates(device, engine, form, batch_size)
+    return {
+        phase: probed_prior(device, form) if rates.of(phase).terms else catalogue_prior(device, form, rates.of(phase))
+        for phase in _PHASES
+    }
+
+
+def build_campaigns(
+    *,
+    device: str,
+    power_mode: str | None,
+    engine: str,
+    options: Mapping[str, str],
+    threads: int,
+    models: Sequence[str],
+    space: str,
+    plan: int | None,
+    random: int | None,
+    max_params: float,
+    precisions: Sequence[str],
+    prompt: int,
+    generate: int,
+    batch: int,
+    visits: int,
+    compose: bool,
+    name: str | None,
+    seed: int,
+    remote: bool,
+    force: bool,
+) -> Setup:
+    """Everything that a campaign needs, or the reason why it cannot run, before anything is measured.
+
+    Raises:
+        CodesignError: a device, engine, option, model, space or precision that is not possible here.
+    """
+    local: Engine | None = None
+    if remote:
+        target = load_device(device, power_mode)
+        allowed: tuple[str, ...] = tuple(PRECISIONS)
+    else:
+        local = open_engine(engine, {**options, **_threads(engine, options, threads)})
+        options, allowed = dict(local.options), local.precisions
+        accelerator = local.options.get("provider", "cpu") != "cpu" or local.clock == "device"
+        target = target_device(device, power_mode, threads=threads, accelerator=accelerator, force=force)
+    usual = next((name for name in ("fp16", "fp32") if name in allowed), allowed[0])
+    forms = list(dict.fromkeys(parse_precision(text).name for text in precisions or [usual]))
+    if bad := [form for form in forms if form not in allowed]:
+        raise SpecError(f"engine {engine} does not run {', '.join(bad)} here; allowed: {', '.join(allowed)}")
+    points = points_of(Workload(prompt_tokens=prompt, output_tokens=generate, batch_size=batch))
+    memory = _MEMORY_SHARE * target.memory_B  # of all memory, not of what is free now: the choice must be the same again
+    rng = np.random.default_rng(seed)
+    campaigns = []
+    for form in forms:
+        archs = [read_config(model) for model in models]
+        if not archs:
+            designs = load_space(space, [form], 50304)
+            designs = designs.with_axis("vocab_size", _VOCABULARIES) if space in ("dense", "default") else designs
+            archs = candidate_pool(designs, form, points, memory_B=memory, max_params=max_params, rng=rng)
+            if random is not None:
+                archs = [archs[int(i)] for i in rng.permutation(len(archs))[:random]]
+        campaigns.append(
+            Campaign(
+                name=f"{name}-{form}" if name and len(forms) > 1 else name or _name(target, engine, form, options, points, archs),
+                architectures=archs, plan=plan, precision=form, engine=engine, engine_options=options, device=target.name,
+                power_mode=target.power_mode, points=points, visits=visits, compose=compose, seed=seed,
+            )
+        )  # fmt: skip
+    priors = {form: phase_priors(target, engine, form, batch) for form in forms}
+    return Setup(device=target, campaigns=tuple(campaigns), engine=local, priors=priors)
+
+
+def _threads(engine: str, options: Mapping[str, str], threads: int) -> dict[str, str]:
+    """The option threads, for engines on the CPU."""
+    return {"threads": str(threads)} if engine != "tensorrt" and options.get("provider", "cpu") == "cpu" else {}
+
+
+def _name(
+    device: Device,
+    engine: str,
+    form: str,
+    options: Mapping[str, str],
+    points: Sequence[Point],
+    pool: Sequence[Architecture],
+) -> str:
+    """Equal campaigns share a name, and so their records; a larger plan of the same pool continues a smaller one."""
+    what = repr((device.power_mode, sorted(options.items()), points, [repr(a) for a in pool]))
+    return f"{device.name}-{engine}-{form}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+
+
+@contextmanager
+def open_fleet(
+    setup: Setup, on: Sequence[str], hosts: str | None, scheduler: str | None, resource: str | None
+) -> Iterator[Execute]:
+    """What runs the tasks: this process, boards over ssh, or Dask workers; closed at the end.
+
+    Raises:
+        SpecError: ssh boards and a Dask scheduler at once, or a bad hosts file.
+    """
+    if setup.engine is not None:
+        yield run_here(setup.engine)
+        return
+    if scheduler and (on or hosts):
+        raise SpecError("--scheduler does not go with --on and --hosts: Dask schedules all boards, or ssh does")
+    if scheduler:
+        from codesign.campaign.dask_fleet import dask_workers
+
+        workers = dask_workers(scheduler, resource or setup.device.name)
+    else:
+        from codesign.campaign.fleet_hosts import find_hosts
+        from codesign.campaign.ssh import ssh_workers
+
+        workers = ssh_workers(find_hosts(on, hosts))
+    with Fleet(workers) as fleet:
+        yield fleet.execute

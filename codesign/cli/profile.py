@@ -1,0 +1,141 @@
+"""`codesign profile`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from codesign.campaign.run import Campaign, Outcome
+
+__all__ = ["profile"]
+
+
+def profile(
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="host, or the catalogue's name of the board this runs on.")
+    ],
+    engine: Annotated[str, typer.Option(help="onnxruntime, torch, tensorrt, or a plug-in's.")] = "onnxruntime",
+    plan: Annotated[
+        int | None, typer.Option(help="Choose this many architectures of the space that teach most.")
+    ] = None,
+    random: Annotated[int | None, typer.Option(help="Choose this many of the space at random: a test set.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Option(help="Measure these: bundled names, config.json files or their folders.")
+    ] = None,
+    space: Annotated[
+        str, typer.Option(help="Space that --plan and --random choose from: dense, default, paper or a TOML file.")
+    ] = "dense",
+    max_params: Annotated[str, typer.Option(help="Most active parameters of a chosen architecture.")] = "150M",
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16, bf16, int8-dynamic, w4a32, ...; several in turn.")
+    ] = None,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens; a quarter of it is timed too.")] = 512,
+    generate: Annotated[int, typer.Option(help="Generated tokens: decode is timed at the mean context.")] = 128,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads, each on a CPU of its own; times of 1 repeat best.")] = 1,
+    provider: Annotated[
+        str | None, typer.Option(help="Of onnxruntime: cpu, cuda, tensorrt; of torch: cpu, cuda.")
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option(help="Further option of the engine, name=value.")] = None,
+    power_mode: Annotated[str | None, typer.Option(help="Power mode; default: what the board reports.")] = None,
+    visits: Annotated[int, typer.Option(help="Visits to each architecture, apart in time.")] = 2,
+    compose: Annotated[
+        bool, typer.Option("--compose", help="Measure depths 1 and 3 and compose models of 8 layers and more.")
+    ] = False,
+    campaign: Annotated[str | None, typer.Option(help="Name of the campaign; default: from what decides it.")] = None,
+    store: Annotated[str | None, typer.Option(help="SQLite file or postgresql:// URL; default: your own.")] = None,
+    on: Annotated[
+        list[str] | None, typer.Option(help="Run on this board over ssh: user@host[:port]; repeatable.")
+    ] = None,
+    hosts: Annotated[str | None, typer.Option(help="File of boards to run on.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers are boards.")] = None,
+    resource: Annotated[
+        str | None, typer.Option(help="Resource label of the Dask workers; default: the device.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Profile although the machine looks like another device.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Measure prefill and decode of models with random weights, and keep each time in the store.
+
+    The same command continues a campaign that was interrupted. A record is on the disk the moment it is made.
+
+    Example: codesign profile --device host --plan 20
+
+    Example: codesign profile --device orin --engine tensorrt --models qwen2.5-0.5b --on nvidia@board1 --on nvidia@board2
+    """
+    from codesign.campaign.setup import build_campaigns, check_choice, open_fleet
+    from codesign.cli.common import parse_list
+    from codesign.errors import SpecError
+    from codesign.store import Store
+    from codesign.units import parse_count
+
+    chosen = parse_list(models)
+    check_choice(plan, random, chosen)
+    options = _options(option) | ({"provider": provider} if provider else {})
+    remote = bool(on or hosts or scheduler)
+    if visits < 1:
+        raise SpecError(f"--visits {visits} must be at least 1")
+    setup = build_campaigns(
+        device=device, power_mode=power_mode, engine=engine, options=options, threads=threads, models=chosen, space=space,
+        plan=plan, random=random, max_params=parse_count(max_params, "--max-params"), precisions=parse_list(precision),
+        prompt=prompt, generate=generate, batch=batch, visits=visits, compose=compose, name=campaign, seed=seed,
+        remote=remote, force=force,
+    )  # fmt: skip
+    with Store(store) as records, open_fleet(setup, on or [], hosts, scheduler, resource) as execute:
+        for one in setup.campaigns:
+            outcome = _with_progress(one, records, execute, setup.priors[one.precision], quiet)
+            if not quiet:
+                _tell(one, outcome, records.name)
+
+
+def _options(texts: list[str] | None) -> dict[str, str]:
+    from codesign.errors import SpecError
+
+    found = {}
+    for text in texts or []:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise SpecError(f"--option '{text}' is not name=value")
+        found[name] = value
+    return found
+
+
+def _with_progress(campaign: Campaign, records: Any, execute: Any, priors: Any, quiet: bool) -> Outcome:
+    """Run with a bar on stderr where it is a terminal."""
+    import sys
+
+    from codesign.campaign.run import run_campaign
+
+    if quiet or not sys.stderr.isatty():
+        return run_campaign(campaign, records, execute, priors=priors)
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.completed:.0f} of {task.total:.0f} visits"), BarColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(p: Any) -> None:
+            bar.update(task, completed=p.done, total=p.total, description=p.label)
+
+        return run_campaign(campaign, records, execute, priors=priors, on_progress=show)
+
+
+def _tell(campaign: Campaign, outcome: Outcome, store: str) -> None:
+    print(
+        f"{campaign.name}: {outcome.architectures} architectures at {campaign.precision}, {outcome.records} records added to "
+        f"{store}"
+    )
+    for arch, why in outcome.failed:
+        print(f"  not measured: {arch.n_layers} layers x {arch.d_model}: {why}")
+    if outcome.records == 0 and not outcome.failed:
+        print("  nothing was missing: give another --plan, --visits or --campaign to measure more")
+    print(f"next: codesign calibrate --device {campaign.device}")
