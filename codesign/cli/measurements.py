@@ -161,46 +161,46 @@ def _import(store: Store, name: str) -> None:
 
 
 def _show_campaigns(store: Store) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from codesign.cli.common import console
-
-    rows = store.campaigns()
-    if not rows:
+    summaries = store.campaigns()
+    if not summaries:
         print(f"No measurements yet in {store.name}; {_FILL}")
         return
-    table = Table(title=Text(f"{sum(row.records for row in rows)} records in {store.name}"), title_justify="left")
-    for heading in ("campaign", "device", "engine", "precision", "records", "first", "last"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "records" else "left")
-    for row in rows:
-        times = ((time or "-")[:16].replace("T", " ") for time in (row.first, row.last))
-        cells = (row.campaign or "-", row.device, row.engine, row.precision, str(row.records), *times)
-        table.add_row(*map(Text, cells))
-    console().print(table)
+    rows = []
+    for summary in summaries:
+        first, last = ((time or "-")[:16].replace("T", " ") for time in (summary.first, summary.last))
+        rows.append({"campaign": summary.campaign or "-", "device": summary.device, "engine": summary.engine,
+                     "precision": summary.precision, "records": str(summary.records), "first": first, "last": last})  # fmt: skip
+    _print_table(f"{sum(row.records for row in summaries)} records in {store.name}", rows, list(rows[0]))
 
 
 def _show(observations: list[Observation], records: int, name: str) -> None:
-    """A table; what is the same in every row is said once, above it, so that the rest fits a narrow terminal."""
+    """What is the same in every row is said once, below the table, so that the rest fits a narrow terminal."""
+    rows = [_cells(o) for o in observations]
+    fixed = ("device", "mode", "engine", "precision", "flags")
+    same = {key: rows[0][key] for key in fixed if len(rows) > 1 and len({row[key] for row in rows}) == 1}
+    _print_table(f"{len(rows)} passes, {records} visits, in {name}", rows, [key for key in rows[0] if key not in same])
+    if said := ", ".join(f"{key} {value}" for key, value in same.items() if value != "-"):
+        print(f"all: {said}")
+    print("time: smallest of the visits' medians; again: how far it may move if repeated")
+
+
+def _print_table(title: str, rows: list[dict[str, str]], shown: list[str]) -> None:
+    from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
     from codesign.cli.common import console
 
-    rows = [_cells(o) for o in observations]
-    fixed = ("device", "mode", "engine", "precision", "flags")
-    same = {key: rows[0][key] for key in fixed if len(rows) > 1 and len({row[key] for row in rows}) == 1}
-    table = Table(title=Text(f"{len(rows)} passes, {records} visits, in {name}"), title_justify="left")
-    shown = [key for key in rows[0] if key not in same]
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for key in shown:
-        table.add_column(key, overflow="fold", justify="right" if key in ("time", "visits", "again") else "left")
+        whole = key in ("precision", "pass", "time", "visits", "again", "records")
+        right = key in ("time", "visits", "again", "records")
+        table.add_column(key, overflow="fold", no_wrap=whole, justify="right" if right else "left")
     for row in rows:
         table.add_row(*(Text(row[key]) for key in shown))
     screen = console()
+    screen.print(Text(title, overflow="fold"))
     screen.print(table)
-    if said := ", ".join(f"{key} {value}" for key, value in same.items() if value != "-"):
-        screen.print(Text(f"all: {said}"))
-    print("time: the smallest of the visits' medians; again: how far it would likely move if measured again")
 
 
 def _cells(o: Observation) -> dict[str, str]:
