@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["measurements"]
 
 #: Characters that a column keeps where the terminal is narrow: enough to break between words.
-_LEAST = {"device": 8, "engine": 6, "mode": 4, "model": 7, "pass": 7, "first": 10, "last": 10}
+_LEAST = {"device": 8, "engine": 5, "precision": 9, "model": 7, "pass": 7, "flags": 5, "first": 10, "last": 10}
 _FILL = "fill it: codesign profile --device host; or codesign measurements --import FILE"
 
 
@@ -195,7 +195,7 @@ def _print_table(title: str, rows: list[dict[str, str]], shown: list[str]) -> No
 
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for key in shown:
-        whole = key in ("precision", "time", "visits", "again", "records")
+        whole = key in ("time", "visits", "again", "records")
         right = key in ("time", "visits", "again", "records")
         table.add_column(
             key, overflow="fold", no_wrap=whole, min_width=_LEAST.get(key), justify="right" if right else "left"
