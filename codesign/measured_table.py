@@ -15,7 +15,7 @@ from codesign.errors import CodesignError, SpecError, UnknownNameError
 from codesign.operators import weight_bytes
 from codesign.workload import Precision, Workload, parse_precision
 
-__all__ = ["Case", "case_of_row", "iter_cases", "read_archs", "read_rows"]
+__all__ = ["Case", "arch_of_row", "case_of_row", "iter_cases", "read_archs", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +116,18 @@ def read_archs(path: Path) -> dict[str, Architecture | str]:
     archs: dict[str, Architecture | str] = {}
     for row in rows:
         try:
-            archs[row["arch_id"].strip()] = _arch(row)
+            archs[row["arch_id"].strip()] = arch_of_row(row)
         except CodesignError as error:
             archs[row["arch_id"].strip()] = str(error)
     return archs
 
 
-def _arch(row: Mapping[str, str]) -> Architecture:
+def arch_of_row(row: Mapping[str, str]) -> Architecture:
+    """The architecture that a row's own columns describe (see `read_archs`).
+
+    Raises:
+        SpecError: a column is missing or its cell is not allowed.
+    """
     kind = row.get("kind", "").strip().lower() or "dense"
     experts = active = 0
     if kind.startswith("moe"):
@@ -133,10 +138,10 @@ def _arch(row: Mapping[str, str]) -> Architecture:
         if not 1 <= experts <= _MAX_COUNT:
             raise SpecError(f"kind '{kind[:40]}' is not moe<experts>x<active>, such as moe128x8")
     elif kind != "dense":
-        raise SpecError(f"architecture '{row['arch_id']}' is of kind '{kind}'; only dense and moe are modelled")
+        raise SpecError(f"architecture '{row.get('arch_id', '')}' is of kind '{kind}'; only dense and moe are modelled")
     numbers = {name: _count(row, name) for name in _NEEDED[1:]}
     if absent := [name for name, value in numbers.items() if value is None]:
-        raise SpecError(f"architecture '{row['arch_id']}' has no {', '.join(absent)}")
+        raise SpecError(f"architecture '{row.get('arch_id', '')}' has no {', '.join(absent)}")
     n = {name: value or 0 for name, value in numbers.items()}
     return Architecture(
         n_layers=n["layers"],
