@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["measurements"]
 
 #: Characters that a column keeps where the terminal is narrow: enough to break between words.
-_LEAST = {"device": 8, "engine": 5, "precision": 9, "model": 7, "pass": 7, "flags": 5, "first": 10, "last": 10}
+_LEAST = {"model": 7, "pass": 7, "flags": 5, "first": 10, "last": 10}
 _FILL = "fill it: codesign profile --device host; or codesign measurements --import FILE"
 
 
