@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from codesign.devices import Device, load_device, user_devices
 from codesign.errors import MeasurementError, SpecError
+from codesign.measurement import Measurement
 from codesign.profilers.host import HostFacts, detect_host, measure_peaks
 
-__all__ = ["check_machine", "host_device", "machine_name", "target_device"]
+__all__ = ["check_machine", "host_device", "machine_name", "recorded_machine", "target_device"]
 
 
 def machine_name(facts: HostFacts) -> str:
@@ -18,6 +19,15 @@ def machine_name(facts: HostFacts) -> str:
     """
     memory = f"{facts.memory_B / 1e9:.0f} GB" if facts.memory_B else "unknown memory"
     return f"{facts.cpu_model or facts.machine}, {facts.cores_usable or '?'} CPUs, {memory}"
+
+
+def recorded_machine(m: Measurement) -> str:
+    """`machine_name` of the machine that made a record; empty where it does not say."""
+    if "cpu_model" not in m.host and "machine" not in m.host:
+        return ""
+    memory = f"{float(m.host['memory_B']) / 1e9:.0f} GB" if "memory_B" in m.host else "unknown memory"
+    name = m.host.get("cpu_model") or m.host["machine"]
+    return f"{name}, {m.host.get('cores_usable', '?')} CPUs, {memory}"
 
 
 def host_device(threads: int, *, seconds: float = 2.0) -> Device:

@@ -10,10 +10,13 @@ from typing import Annotated
 
 import typer
 
+from codesign.cli.calibrate import calibrate
 from codesign.cli.devices import devices
+from codesign.cli.measurements import measurements
 from codesign.cli.predict import predict
 from codesign.cli.profile import profile
 from codesign.cli.search import search
+from codesign.cli.validate import validate
 from codesign.errors import CodesignError
 
 __all__ = ["app", "main"]
@@ -29,6 +32,9 @@ app.command()(search)
 app.command()(predict)
 app.command()(devices)
 app.command()(profile)
+app.command()(calibrate)
+app.command()(validate)
+app.command()(measurements)
 
 
 def _version(value: bool) -> None:

@@ -81,9 +81,9 @@ def largest_out(rows: Sequence[PassRow], fit: Callable[[Sequence[PassRow]], Pred
     return predict(held) - np.log([row.seconds for row in held])
 
 
-def calibrate_phase(rows: Sequence[PassRow], prior: Prior) -> PhaseReport:
+def calibrate_phase(rows: Sequence[PassRow], prior: Prior, guess_log: float = _UNKNOWN_LOG) -> PhaseReport:
     """Fit one phase. The residual's correction is kept only where it lowers the cross-validated error and does not raise
-    the error on the largest models.
+    the error on the largest models. `guess_log`: interval where too few architectures were measured to cross-validate.
 
     Raises:
         SpecError: no rows.
@@ -101,11 +101,11 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior) -> PhaseReport:
             "fix its clocks, or give more --visits"
         )
     held: dict[str, float] = {}
-    hybrid, interval, beyond = False, _UNKNOWN_LOG, 2 * _UNKNOWN_LOG
+    hybrid, interval, beyond = False, guess_log, 2 * guess_log
     if architectures < FEW:
         warnings.append(
-            f"little: {architectures} architectures; the error cannot be cross-validated below {FEW}, and the interval is a "
-            "guess: profile more"
+            f"little: {architectures} architectures; the error cannot be cross-validated below {FEW}, and the interval "
+            f"(times or divided by {math.exp(guess_log):.2f}) is a guess: profile more"
         )
     else:
         fits = {k: partial(_fit, prior=prior, hybrid=k) for k in (False, True)}
@@ -139,13 +139,18 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior) -> PhaseReport:
 
 
 def calibrate_device(
-    observations: Sequence[Observation], priors: Mapping[Phase, Prior], *, source: str, machine: str = ""
+    observations: Sequence[Observation],
+    priors: Mapping[Phase, Prior],
+    *,
+    source: str,
+    machine: str = "",
+    guess_log: float = _UNKNOWN_LOG,
 ) -> tuple[DeviceFit, dict[str, PhaseReport]]:
     """The calibration of one engine, precision, options and power mode.
 
     Args:
         observations: all of one device, engine, precision, options and power mode.
-        priors: by phase. source, machine: written into the result.
+        priors: by phase. source, machine: written into the result. guess_log: see `calibrate_phase`.
 
     Raises:
         SpecError: nothing to fit, or observations that do not belong together.
@@ -163,7 +168,7 @@ def calibrate_device(
     for phase in phases:
         rows = pass_rows(observations, phase)
         if rows:
-            reports[phase] = calibrate_phase(rows, priors[phase])
+            reports[phase] = calibrate_phase(rows, priors[phase], guess_log)
     if not reports:
         raise SpecError("no measurement can be used: all are prefills on a filled cache")
     first = firsts[0]

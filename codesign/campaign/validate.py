@@ -1,0 +1,184 @@
+"""Predicted against measured: the designs of a frontier, built and run on the device that they were searched for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import moocore
+import numpy as np
+from scipy.stats import spearmanr
+
+from codesign.campaign.run import Campaign
+from codesign.errors import MeasurementError, SpecError
+from codesign.measurement import Measurement, observe
+from codesign.profilers import Point
+from codesign.search import Candidate, Frontier
+from codesign.workload import Workload
+
+__all__ = ["Compared", "Validation", "check_frontier", "choose", "validate", "validation_campaigns"]
+
+#: Metric of a candidate to the phase that measures it.
+PHASES = {"latency_s": "decode", "ttft_s": "prefill"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One design's metric: predicted with its 90 % interval, measured, and how well the measurement repeats."""
+
+    design: str
+    metric: str
+    predicted: float
+    interval: tuple[float, float]
+    measured: float
+    again_log: float
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measurement lies in the interval."""
+        return self.interval[0] <= self.measured <= self.interval[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Everything that was compared.
+
+    rows: by design and metric. summary: by metric, mape_pct, max_pct, spearman (nan with fewer than three designs),
+    coverage (share inside the 90 % interval), designs, repeat_pct. pareto: designs that no other measured design dominates
+    in predicted loss and measured latency; candidates: the designs.
+    """
+
+    rows: tuple[Compared, ...]
+    candidates: tuple[Candidate, ...]
+    pareto: tuple[str, ...]
+    provenance: Mapping[str, object] = field(hash=False)
+
+    def of(self, metric: str) -> list[Compared]:
+        """The rows of one metric."""
+        return [row for row in self.rows if row.metric == metric]
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """See the class."""
+        out = {}
+        for metric in PHASES:
+            rows = self.of(metric)
+            if not rows:
+                continue
+            errors = np.abs([row.error for row in rows])
+            ranked = len(rows) >= 3 and len({row.predicted for row in rows}) > 1
+            rho = spearmanr([r.predicted for r in rows], [r.measured for r in rows]).statistic if ranked else math.nan
+            again = [row.again_log for row in rows if math.isfinite(row.again_log)]
+            out[metric] = {
+                "designs": len(rows),
+                "mape_pct": float(100 * errors.mean()),
+                "max_pct": float(100 * errors.max()),
+                "spearman": float(rho),
+                "coverage": float(np.mean([row.inside for row in rows])),
+                "repeat_pct": float(100 * np.expm1(np.median(again))) if again else math.nan,
+            }
+        return out
+
+
+def check_frontier(frontier: Frontier, device: str, power_mode: str | None, force: bool) -> None:
+    """Refuse to compare a frontier with measurements of another device or mode.
+
+    Raises:
+        MeasurementError: the frontier is of another device or power mode.
+    """
+    searched = frontier.provenance["device"]
+    for what, given, wanted in (
+        ("device", device, searched["name"]),
+        ("power mode", power_mode, searched["power_mode"]),
+    ):
+        if given != wanted and not force:
+            raise MeasurementError(
+                f"the run was searched for {what} '{wanted}', not '{given}': its predictions are not of what would be measured; "
+                f"give --{what.replace(' ', '-')} {wanted}, search again for '{given}', or --force"
+            )
+
+
+def choose(frontier: Frontier, top: int) -> list[Candidate]:
+    """`top` designs spread evenly over the frontier by rank of latency, both ends among them.
+
+    Raises:
+        SpecError: `top` is below 1.
+    """
+    if top < 1:
+        raise SpecError(f"--top {top} must be at least 1")
+    n = len(frontier.candidates)
+    if top == 1:
+        return [frontier.candidates[n // 2]]
+    picked = dict.fromkeys(round(i) for i in np.linspace(0, n - 1, min(top, n)))
+    return [frontier.candidates[i] for i in picked]
+
+
+def _points(workload: Workload) -> dict[str, Point]:
+    """The pass that measures each metric: decode at the workload's mean context, prefill of its prompt."""
+    context = max(round(workload.mean_context_tokens) - 1, 1)
+    points = {"latency_s": Point.decode(context, workload.batch_size)}
+    if workload.prompt_tokens:
+        points["ttft_s"] = Point.prefill(workload.prompt_tokens, workload.batch_size)
+    return points
+
+
+def validation_campaigns(
+    frontier: Frontier, chosen: Sequence[Candidate], run: str, engine: str, options: Mapping[str, str], visits: int
+) -> list[Campaign]:
+    """One campaign a precision: the chosen designs at the frontier's workload."""
+    device = frontier.provenance["device"]
+    points = tuple(_points(Workload(**frontier.provenance["workload"])).values())
+    forms = list(dict.fromkeys(c.precision for c in chosen))
+    return [
+        Campaign(
+            name=f"validate-{run}-{form}", architectures=[c.architecture for c in chosen if c.precision == form],
+            precision=form, engine=engine, engine_options=options, device=device["name"],
+            power_mode=device["power_mode"], points=points, visits=visits,
+        )
+        for form in forms
+    ]  # fmt: skip
+
+
+def validate(frontier: Frontier, chosen: Sequence[Candidate], measurements: Iterable[Measurement]) -> Validation:
+    """Compare what was predicted with what was measured.
+
+    Args:
+        measurements: of the designs, any number of visits; others are left aside.
+
+    Raises:
+        MeasurementError: no design was measured.
+    """
+    points = _points(Workload(**frontier.provenance["workload"]))
+    seen = {}
+    for o in observe(measurements):
+        m = o.first
+        point = Point(phase=m.phase, batch_size=m.batch_size, tokens=m.tokens, context_tokens=m.context_tokens)
+        seen[repr(m.architecture), m.precision, point] = o
+    rows = []
+    for c in chosen:
+        for metric, point in points.items():
+            found = seen.get((repr(c.architecture), c.precision, point))
+            if found is not None:
+                value = c.values[metric]
+                rows.append(
+                    Compared(
+                        design=c.name, metric=metric, predicted=value, interval=c.intervals.get(metric, (value, value)),
+                        measured=found.seconds, again_log=found.again_log,
+                    )
+                )  # fmt: skip
+    if not rows:
+        raise MeasurementError("none of the designs was measured; see the reasons above")
+    losses = {c.name: c.loss for c in chosen}
+    decode = [row for row in rows if row.metric == "latency_s"]
+    alive = moocore.is_nondominated(np.array([(losses[row.design], row.measured) for row in decode]).reshape(-1, 2))
+    return Validation(
+        rows=tuple(rows),
+        candidates=tuple(chosen),
+        pareto=tuple(row.design for row, good in zip(decode, alive, strict=True) if good),
+        provenance=dict(frontier.provenance),
+    )

@@ -1,0 +1,173 @@
+"""`codesign calibrate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from codesign.campaign.calibrate import Calibrated
+    from codesign.importers import Imported
+    from codesign.store import Store
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    device: Annotated[str, typer.Option("--device", "-d", help="host, or a device of the catalogue.")],
+    power_mode: Annotated[
+        str | None, typer.Option(help="Power mode whose measurements are used; default: full.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Only measurements of this engine; with --from: what ran.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Only this precision; with --from: of files that do not say.")
+    ] = None,
+    campaign: Annotated[list[str] | None, typer.Option(help="Only measurements of this campaign; repeatable.")] = None,
+    store: Annotated[str | None, typer.Option(help="SQLite file or postgresql:// URL; default: your own.")] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="File of llama-bench, trtexec, vLLM, ..., or CSV; its rows go into the store."),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="Format of --from; auto: from its content.")] = "auto",
+    model: Annotated[
+        str | None, typer.Option(help="With --from: the model that ran, where the file does not say.")
+    ] = None,
+    archs: Annotated[str | None, typer.Option(help="With --from CSV: table of the architectures by arch_id.")] = None,
+    phase: Annotated[str | None, typer.Option(help="With --from trtexec: prefill or decode.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="With --from: prompt tokens, where the file does not say.")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="With --from: cached tokens, where the file does not say.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="With --from: requests at once, where the file does not say.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Of host: threads that its peaks are measured with.")] = 1,
+    out: Annotated[
+        str | None, typer.Option(help="Device file to write; default: your own, which --device then finds.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take measurements of another machine or power mode.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fit a device's rates and overheads to its measurements and write its device file.
+
+    Prints the error with architectures left out, and says when the measurements are too few or too noisy.
+
+    Example: codesign calibrate --device host
+
+    Example: codesign calibrate --device orin --from llama-bench.json --power-mode 30W
+    """
+    from pathlib import Path
+
+    from codesign.campaign.calibrate import calibrate_measurements, device_to_calibrate
+    from codesign.devices import user_devices, write_device
+    from codesign.engines import canonical_engine
+    from codesign.errors import SpecError
+    from codesign.store import Store
+    from codesign.workload import parse_precision
+
+    given = {"--kind": kind != "auto", "--model": model, "--archs": archs, "--phase": phase, "--tokens": tokens,
+             "--context": context, "--batch": batch}  # fmt: skip
+    if not files and (alone := [name for name, value in given.items() if value]):
+        raise SpecError(f"{', '.join(alone)} go with --from FILE only")
+    if phase not in (None, "prefill", "decode"):
+        raise SpecError(f"--phase '{phase}' is neither prefill nor decode")
+    target = device_to_calibrate(device, power_mode, threads)
+    with Store(store, create=bool(files)) as records:
+        source = records.name
+        for name in files or []:
+            from codesign.importers import read_measurements
+
+            read = read_measurements(
+                Path(name), kind=kind, device=target.name, power_mode=target.power_mode, model=model,
+                precision=precision, engine=engine, archs=Path(archs) if archs else None,
+                phase=phase, tokens=tokens, context=context, batch=batch,  # type: ignore[arg-type]
+            )  # fmt: skip
+            _tell_import(name, read, records, as_json)
+        found = records.find(
+            device=target.name,
+            engine=canonical_engine(engine) if engine else None,
+            precision=parse_precision(precision).name if precision else None,
+            campaign=campaign or None,
+        )
+    calibrated, fits = calibrate_measurements(target, found, source=source, force=force)
+    path = Path(out) if out else user_devices() / f"{target.name}.toml"
+    write_device(calibrated, path, "Written by codesign calibrate. Peaks are dense.")
+    if as_json:
+        import json
+
+        facts = [
+            {**c.fit.to_dict(), "records": c.records, "warnings": {p: list(r.warnings) for p, r in c.phases.items()}}
+            for c in fits
+        ]
+        print(json.dumps({"device": target.name, "file": str(path), "fits": facts}, indent=1))
+        return
+    _show(fits)
+    print(f"written: {path}")
+    how = f"--device {path}" if out else f"--device {target.name}"
+    mode = f" --power-mode {target.power_mode}" if power_mode else ""
+    print(f"next: codesign search {how}{mode} --latency ...; it uses this calibration")
+
+
+def _tell_import(name: str, read: Imported, records: Store, quiet: bool) -> None:
+    added = records.add_all(read.measurements)
+    if quiet:
+        return
+    print(f"{name}: {len(read.measurements)} measurements read as {read.kind}, {added} of them new to the store")
+    for note in read.notes:
+        print(f"  note: {note}")
+    reasons: dict[str, int] = {}
+    for _, reason in read.skipped:
+        reasons[reason] = reasons.get(reason, 0) + 1
+    for reason, count in reasons.items():
+        print(f"  left out, {count} x: {reason}")
+
+
+def _show(fits: Sequence[Calibrated]) -> None:
+    import math
+
+    from rich.table import Table
+
+    from codesign.cli.common import console
+
+    table = Table(title="error with architectures left out, %", title_justify="left")
+    for heading in (
+        "engine",
+        "precision",
+        "phase",
+        "models",
+        "passes",
+        "roofline",
+        "hybrid",
+        "larger out",
+        "used",
+        "90 %",
+    ):
+        table.add_column(heading, justify="left" if heading in ("engine", "precision", "phase", "used") else "right")
+    warnings = []
+    for one in fits:
+        for phase, report in one.phases.items():
+            t = report.terms
+            kind = "hybrid" if t.residual else "roofline"
+            table.add_row(
+                one.fit.engine, one.fit.precision, phase, str(t.n_architectures), str(t.n_rows),
+                *(_percent(t.held_out, name) for name in ("roofline_mape_pct", "hybrid_mape_pct", f"{kind}_largest_out_mape_pct")),
+                kind, f"x/÷ {math.exp(t.interval_log):.2f}",
+            )  # fmt: skip
+            warnings += [f"{one.fit.engine}, {one.fit.precision}, {phase}: {text}" for text in report.warnings]
+    screen = console()
+    screen.print(table)
+    screen.print(
+        "roofline, hybrid: mean |error| in 10-fold cross-validation by architecture, of the additive roofline alone and with a "
+        "Gaussian process on its residual; larger out: of what is used, on the largest third, fitted on the smaller ones; 90 %: "
+        "interval that cross-validation gives"
+    )
+    for text in warnings:
+        screen.print(f"warning: {text}")
+
+
+def _percent(held: object, name: str) -> str:
+    value = dict(held).get(name)  # type: ignore[call-overload]
+    return "-" if value is None else f"{value:.1f}"
