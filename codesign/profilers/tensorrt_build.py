@@ -13,22 +13,39 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, SpecError
 from codesign.models.features import features
+from codesign.profilers.base import Point
 
-__all__ = ["Flavour", "Range", "ShapeRange", "build_engine", "flavour_of", "input_shape", "profiles", "version_of"]
+__all__ = [
+    "Flavour",
+    "Range",
+    "ShapeRange",
+    "build_engine",
+    "flavour_of",
+    "input_shape",
+    "input_values",
+    "logger_of",
+    "profiles",
+    "version_of",
+]
 
 _log = logging.getLogger(__name__)
 
 Flavour = Literal["standard", "decomposed"]
 Range = tuple[int, int, int]
+_STD = 0.02  # of a cache's random numbers: far inside the range of fp16
+_POOL = (1 << 20) + 7  # long caches repeat it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +95,26 @@ def input_shape(name: str, arch: Architecture, *, batch: int, tokens: int, past:
     layer = int(name.split(".")[1])
     kept = min(past, arch.window_tokens - 1) if features(arch).sliding[layer] else past
     return (batch, arch.n_kv_heads, kept, arch.d_head)
+
+
+def input_values(name: str, shape: tuple[int, ...], kind: str, arch: Architecture, point: Point) -> bytes:
+    """Bytes of an input: random token ids, positions behind the cache, or a cache of small random numbers.
+
+    kind: TensorRT's name of the type.
+    """
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name == "input_ids":
+        return rng.integers(0, arch.vocab_size, shape, dtype=np.int64).tobytes()
+    if name == "position_ids":
+        start = point.context_tokens
+        return np.tile(np.arange(start, start + point.tokens, dtype=np.int64), (point.batch_size, 1)).tobytes()
+    size = int(np.prod(shape, dtype=np.int64))
+    pool: np.ndarray[Any, Any] = rng.standard_normal(min(size, _POOL), dtype=np.float32) * np.float32(_STD)
+    if kind == "HALF":
+        pool = pool.astype(np.float16)
+    elif kind == "BF16":  # numpy has no bfloat16: the upper half of a float32
+        pool = (pool.view(np.uint32) >> 16).astype(np.uint16)
+    return np.resize(pool, size).tobytes()
 
 
 def version_of(trt: Any) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import statistics
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,18 +16,15 @@ import numpy as np
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, MissingExtraError, SpecError
 from codesign.profilers.base import Point
-from codesign.profilers.tensorrt_build import build_engine, flavour_of, input_shape, logger_of, profiles
+from codesign.profilers.tensorrt_build import build_engine, flavour_of, input_shape, input_values, logger_of, profiles
 from codesign.profilers.tensorrt_cuda import Cuda
-from codesign.trtexec_files import LayerTime
 from codesign.units import parse_bytes
 
-__all__ = ["TensorRTEngine", "TensorRTModel", "layer_profile"]
+__all__ = ["TensorRTEngine", "TensorRTModel"]
 
 _OPTIONS = ("module", "flavour", "cuda_graph", "max_batch", "workspace", "engine_cache")
 _PRECISIONS = {"standard": ("fp16", "bf16", "fp32", "w4a16"), "decomposed": ("fp16", "bf16", "fp32")}
 _SIZE_B = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT64": 8, "INT32": 4}
-_STD = 0.02
-_POOL = (1 << 20) + 7
 
 
 class TensorRTEngine:
@@ -187,7 +183,6 @@ class _Pass:
                 raise MeasurementError(f"TensorRT refused shape {shape} of {name}: {self._logger.take()}")
         if missing := context.infer_shapes():
             raise MeasurementError(f"TensorRT misses the shape of {', '.join(missing)}")
-        rng = np.random.default_rng(0)
         for name in names:
             shape, kind = tuple(context.get_tensor_shape(name)), engine.get_tensor_dtype(name).name
             if kind not in _SIZE_B:
@@ -195,7 +190,7 @@ class _Pass:
             address = cuda.allocate(int(np.prod(shape, dtype=np.int64)) * _SIZE_B[kind])
             held.callback(cuda.free, address)
             if name in inputs:
-                cuda.upload(address, _values(name, shape, kind, arch, point, rng))
+                cuda.upload(address, input_values(name, shape, kind, arch, point))
             if not context.set_tensor_address(name, address):
                 raise MeasurementError(f"TensorRT refused the buffer of {name}: {self._logger.take()}")
         self._start, self._end = (self._event() for _ in range(2))
@@ -246,60 +241,6 @@ def _context(trt: Any, engine: Any, cuda_graph: bool) -> Any:
     graphs = trt.CudaGraphStrategy
     config.cuda_graph_strategy = graphs.WHOLE_GRAPH_CAPTURE if cuda_graph else graphs.DISABLED
     return engine.create_execution_context(config)
-
-
-def layer_profile(model: TensorRTModel, point: Point, passes: int = 10) -> list[LayerTime]:
-    """Seconds of each layer of the engine, in the order of execution, over `passes` passes of their own.
-
-    TensorRT's profiler waits after every layer, so the sum is more than an unprofiled pass: use the shares. Layers are
-    TensorRT's, most of them fusions of several operators.
-
-    Raises:
-        MeasurementError: the engine reports no layer (built without layer names, or a CUDA graph swallows them).
-    """
-    run = model.prepare(point, cuda_graph=False)
-    run()  # what TensorRT does once
-    trt = model.trt
-    times: dict[str, list[float]] = {}
-
-    class Profiler(trt.IProfiler):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            times.setdefault(layer_name, []).append(ms * 1e-3)
-
-    profiler = Profiler()
-    run.context.profiler = profiler
-    for _ in range(passes):
-        run()
-    total = sum(map(sum, times.values()))
-    if total <= 0:
-        raise MeasurementError("TensorRT reported no layer times; profile an engine that it built with layer names")
-    return [
-        LayerTime(
-            name=name, time_s=sum(each), average_s=sum(each) / passes, median_s=statistics.median(each),
-            share=sum(each) / total,
-        )
-        for name, each in times.items()
-    ]  # fmt: skip
-
-
-def _values(
-    name: str, shape: tuple[int, ...], kind: str, arch: Architecture, point: Point, rng: np.random.Generator
-) -> bytes:
-    """Bytes of an input: token ids, positions behind the cache, or a cache of small random numbers."""
-    if name == "input_ids":
-        return rng.integers(0, arch.vocab_size, shape, dtype=np.int64).tobytes()
-    if name == "position_ids":
-        start = point.context_tokens
-        return np.tile(np.arange(start, start + point.tokens, dtype=np.int64), (point.batch_size, 1)).tobytes()
-    pool: np.ndarray[Any, Any] = (rng.standard_normal(_POOL, dtype=np.float32) * _STD).astype(np.float32)
-    if kind == "HALF":
-        pool = pool.astype(np.float16)
-    elif kind == "BF16":  # numpy has no bfloat16: the upper half of a float32
-        pool = (pool.view(np.uint32) >> 16).astype(np.uint16)
-    return np.resize(pool, int(np.prod(shape, dtype=np.int64))).tobytes()
 
 
 def _import(module: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError
 from codesign.profilers.base import Point
-from codesign.profilers.tensorrt_build import Flavour, input_shape
+from codesign.profilers.tensorrt_build import Flavour, input_shape, input_values
 from codesign.trtexec_files import LayerTime, TrtTimes, read_trtexec_profile, read_trtexec_times
 
 __all__ = ["Trtexec", "TrtexecRun", "find_trtexec", "trtexec_command"]
@@ -64,6 +64,7 @@ def trtexec_command(
     *,
     onnx: Path,
     shapes: dict[str, tuple[int, ...]],
+    inputs: dict[str, Path],
     times: Path,
     profile: Path | None = None,
     cuda_graph: bool = False,
@@ -75,7 +76,8 @@ def trtexec_command(
 
     Args:
         program, help_text: trtexec and what `trtexec --help` prints.
-        onnx, shapes: the graph, and the shape of every input.
+        onnx, shapes: the graph, and the shape of every input; inputs: files of the bytes of those that must not be
+            random (trtexec draws token ids and positions from -128 to 127).
         times, profile: files to write; profile makes a second, profiled round of passes after the timed ones.
         cuda_graph: launch a pass as one CUDA graph.
         workspace_MiB: limit of scratch memory while building.
@@ -85,18 +87,21 @@ def trtexec_command(
         MeasurementError: a trtexec that lacks what the measurement needs.
 
     Example:
-        >>> known = "--onnx --shapes --exportTimes --duration --warmUp --iterations --stronglyTyped --noDataTransfers"
-        >>> trtexec_command(Path("trtexec"), known, onnx=Path("m.onnx"), shapes={"x": (1, 8)}, times=Path("t.json"))[1:4]
-        ['--onnx=m.onnx', '--shapes=x:1x8', '--stronglyTyped']
+        >>> known = "--onnx --shapes --exportTimes --duration --warmUp --loadInputs --stronglyTyped --noDataTransfers"
+        >>> line = trtexec_command(Path("trtexec"), known, onnx=Path("m.onnx"), shapes={"ids": (1, 8)},
+        ...                        inputs={"ids": Path("ids.bin")}, times=Path("t.json"))
+        >>> line[1:5]
+        ['--onnx=m.onnx', '--shapes=ids:1x8', '--loadInputs=ids:ids.bin', '--stronglyTyped']
     """
     known = set(re.findall(r"--[A-Za-z]\w*", help_text))
-    needed = ["--onnx", "--shapes", "--exportTimes", *(["--exportProfile"] if profile else [])]
+    needed = ["--onnx", "--shapes", "--loadInputs", "--exportTimes", *(["--exportProfile"] if profile else [])]
     if missing := [flag for flag in needed if flag not in known]:
         raise MeasurementError(
             f"{program} has no {', '.join(missing)} in its help; is it trtexec of TensorRT 10 or later?"
         )
     command = [str(program), f"--onnx={onnx}"]
     command.append("--shapes=" + ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items()))
+    command.append("--loadInputs=" + ",".join(f"{name}:{path}" for name, path in inputs.items()))
     command += [flag for flag in ("--stronglyTyped", "--noTF32", "--noDataTransfers", "--useSpinWait") if flag in known]
     if cuda_graph:
         if not known & {"--useCudaGraph", "--noCudaGraph"}:
@@ -176,9 +181,13 @@ class Trtexec:
             model.save(here / "model.onnx")
             names = [given.name for given in model.proto.graph.input]
             times, profile = here / "times.json", here / "profile.json"
+            inputs = {}
+            for name in ("input_ids", "position_ids"):
+                inputs[name] = here / f"{name}.bin"
+                inputs[name].write_bytes(input_values(name, input_shape(name, arch, **lengths), "INT64", arch, point))
             command = trtexec_command(
                 self.program, self.help_text, onnx=here / "model.onnx",
-                shapes={name: input_shape(name, arch, **lengths) for name in names}, times=times,
+                shapes={name: input_shape(name, arch, **lengths) for name in names}, inputs=inputs, times=times,
                 profile=profile if layers else None, cuda_graph=cuda_graph, workspace_MiB=workspace_MiB,
             )  # fmt: skip
             done = self._call(command, limit_s)
