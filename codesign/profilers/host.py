@@ -63,7 +63,7 @@ class HostFacts:
         out: dict[str, str] = {}
         for f in fields(self):
             _add(out, f.name, getattr(self, f.name))
-        del out["memory_available_B"]
+        out.pop("memory_available_B", None)
         return out
 
 

@@ -61,14 +61,15 @@ def memory_bytes(root: str | Path = "/") -> tuple[float | None, float | None]:
         words = table.get(name, "").split()
         return float(words[0]) * 1024 if words else None
 
-    total, available = of("MemTotal"), of("MemAvailable")
-    if total is None:
+    machine, available = of("MemTotal"), of("MemAvailable")
+    if machine is None:
         return (_sysconf_memory_B(), None) if is_real_root(root) else (None, None)
+    total = machine
     for folder in _groups(root, "memory"):
         limit = read_number(folder, "memory.max") or read_number(folder, "memory.limit_in_bytes")
-        if limit is None or limit >= total:  # "max" is no number, and version 1 writes 2^63 for no limit
+        if limit is None or limit >= machine:  # "max" is no number, and version 1 writes 2^63 for no limit
             continue
-        total = limit
+        total = min(total, limit)
         used = read_number(folder, "memory.current") or read_number(folder, "memory.usage_in_bytes") or 0.0
         free = max(0.0, limit - used + _reclaimable_B(folder))
         available = free if available is None else min(available, free)

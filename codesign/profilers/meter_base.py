@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -64,8 +65,7 @@ def mean_power(samples: Sequence[Sample]) -> dict[str, float]:
     rails = set(samples[0][1]).intersection(*(set(watts) for _, watts in samples))
     seconds = samples[-1][0] - samples[0][0]
     return {
-        rail: sum((b[0] - a[0]) * (a[1][rail] + b[1][rail]) / 2 for a, b in zip(samples, samples[1:], strict=False))
-        / seconds
+        rail: sum((b[0] - a[0]) * (a[1][rail] + b[1][rail]) / 2 for a, b in itertools.pairwise(samples)) / seconds
         for rail in sorted(rails)
     }
 

@@ -99,9 +99,7 @@ def _jetson(root: Path) -> State:
     for device in sorted(root.glob("sys/class/devfreq/*")):
         if _GPU_DEVFREQ.search(device.name) and (clock := read_number(device, "cur_freq")):
             state.setdefault("gpu_clock_Hz", clock)
-    for place in ("sys/devices/platform/gpu.0/load", "sys/devices/gpu.0/load", "sys/devices/platform/bus@0/*.gpu/load"):
-        for path in root.glob(place):
-            if (load := read_number(path)) is not None:
+            if (load := read_number(device, "device/load")) is not None:
                 state.setdefault("gpu_load", load / 1000)
     if clock := read_number(root, "sys/kernel/debug/bpmp/debug/clk/emc/rate"):
         state["emc_clock_Hz"] = clock
