@@ -5,7 +5,7 @@ The files' format: see `codesign.trtexec_files`.
 
 from __future__ import annotations
 
-from codesign.errors import SpecError
+from codesign.errors import SchemaError, SpecError
 from codesign.hf_config import read_config
 from codesign.importers.base import Imported, Request
 from codesign.importers.names import given_precision, place
@@ -24,7 +24,10 @@ def read_trtexec(request: Request) -> Imported:
         SpecError: --device, --model, --precision, --phase or its length is missing, or does not fit the pass.
         SchemaError: not such a file, or a time that cannot be.
     """
-    times = read_trtexec_times(request.path)
+    try:
+        times = read_trtexec_times(request.path)
+    except (OverflowError, RecursionError) as error:  # numbers and nesting that no trtexec writes
+        raise SchemaError(f"{request.path}: not the JSON of trtexec --exportTimes ({type(error).__name__})") from error
     wanted = {
         "--device": request.device,
         "--model": request.model,
