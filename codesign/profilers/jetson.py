@@ -28,6 +28,7 @@ _MODULES = {
     "p3701-0004": "jetson_agx_orin_32gb",
     "p3701-0005": "jetson_agx_orin_64gb",
     "p3701-0008": "jetson_agx_orin_industrial",
+    "p3834-0000": "jetson_thor_t4000",
     "p3834-0008": "jetson_agx_thor_t5000",
     "p3668-0000": "jetson_xavier_nx_8gb",
     "p3668-0001": "jetson_xavier_nx_8gb",

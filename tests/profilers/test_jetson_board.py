@@ -62,6 +62,7 @@ def test_orin_nano_as_a_host(tmp_path: Path) -> None:
         ("nvidia,p3737-0000+p3701-0008", "NVIDIA Jetson AGX Orin", 62000000, "jetson_agx_orin_industrial"),
         ("nvidia,p3737-0000+p3701-0000-as-p3767-0003", "NVIDIA Jetson AGX Orin", 7000000, "jetson_orin_nano_8gb"),
         ("nvidia,p4071-0000+p3834-0008", "NVIDIA Jetson AGX Thor Developer Kit", 125000000, "jetson_agx_thor_t5000"),
+        ("nvidia,p4071-0000+p3834-0000", "NVIDIA Jetson Thor", 62000000, "jetson_thor_t4000"),
         ("nvidia,p3449-0000-b00+p3448-0000-b00", "NVIDIA Jetson Nano Developer Kit", 4059000, "jetson_nano_4gb"),
         ("nvidia,p3509-0000+p3668-0003", "NVIDIA Jetson Xavier NX", 15500000, None),  # 16 GB: not in the catalogue
         ("nvidia,custom-carrier", "ACME box with Orin NX", 16000000, "jetson_orin_nx_16gb"),
