@@ -19,11 +19,12 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from codesign.architecture import Architecture
 from codesign.errors import SpecError
 from codesign.models.features import Features, features, is_mixture
-from codesign.models.onnx_builder import FLAVOURS, FORMATS, Builder
+from codesign.models.onnx_builder import FLAVOURS, FORMATS, Builder, Format
+from codesign.models.onnx_ffn import ffn, mixture
 from codesign.models.onnx_model import OnnxModel
-from codesign.models.onnx_moe import mixture
+from codesign.models.weights import check_block
 
-__all__ = ["OnnxModel", "build_onnx"]
+__all__ = ["OnnxModel", "build_onnx", "check_request"]
 
 _IR_VERSION = {"standard": 11, "decomposed": 8}  # the oldest that its opset came with
 
@@ -53,6 +54,16 @@ def build_onnx(
         SpecError: an unknown precision or flavour, a field that no runnable model is written for, or weights that are
             missing or of the wrong shape.
     """
+    form = check_request(arch, precision, flavour)
+    return _Decoder(arch, Builder(form, flavour, seed, weights)).build(flavour)
+
+
+def check_request(arch: Architecture, precision: str, flavour: str) -> Format:
+    """The format of a precision; refuses, before anything is built, what `build_onnx` cannot build.
+
+    Raises:
+        SpecError: as `build_onnx`.
+    """
     if precision not in FORMATS:
         raise SpecError(f"precision '{precision}' has no ONNX graph; allowed: {', '.join(FORMATS)}")
     if flavour not in FLAVOURS:
@@ -63,7 +74,19 @@ def build_onnx(
             f"precision '{precision}' needs the block DequantizeLinear of opset 21, which the decomposed flavour "
             "(opset 17) lacks; choose flavour 'standard', or fp16 or int8-dynamic"
         )
-    return _Decoder(arch, Builder(form, flavour, seed, weights)).build(flavour)
+    features(arch)
+    if form.bits == 4:
+        for width in _input_widths(arch):
+            check_block(width, form.block)
+    return form
+
+
+def _input_widths(arch: Architecture) -> set[int]:
+    """Widths that quantised matrices read from."""
+    widths = {arch.d_model, arch.d_query, arch.d_ff * (arch.n_dense_ffn_layers > 0)}
+    if arch.n_moe_layers:
+        widths |= {arch.d_ff_expert, arch.n_shared_experts * arch.d_ff_shared}
+    return widths - {0}
 
 
 class _Decoder:
@@ -233,14 +256,3 @@ class _Decoder:
             mask = b.op("Where", b.op("Unsqueeze", mask, b.constant([1])), b.scalar(0.0), b.scalar(low))
         self.masks[sliding] = mask
         return mask
-
-
-def ffn(b: Builder, arch: Architecture, has: Features, x: str, name: str, width: int, *, bias: bool = False) -> str:
-    """down(act(gate(x)) * up(x)), or down(act(up(x))) where the FFN is not gated."""
-    up = b.linear(x, f"{name}.up_proj", arch.d_model, width, bias=bias)
-    if arch.ffn_gated:
-        gate = b.linear(x, f"{name}.gate_proj", arch.d_model, width, bias=bias)
-        hidden = b.op("Mul", b.activation(gate, has.activation), up)
-    else:
-        hidden = b.activation(up, has.activation)
-    return b.linear(hidden, f"{name}.down_proj", width, arch.d_model, bias=bias)

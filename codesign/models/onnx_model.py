@@ -20,7 +20,8 @@ from codesign.errors import CodesignError
 __all__ = ["OnnxModel", "external_tensor"]
 
 _ALIGN_B = 4096  # a page, so that a reader can map tensors
-_EXTERNAL_ABOVE_B = 1_000_000_000  # protobuf ends at 2 GiB
+_EXTERNAL_ABOVE_B = 500_000_000  # protobuf ends at 2 GiB, and is held twice more while it is written
+_MANY_NODES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +41,24 @@ class OnnxModel:
         """Bytes of the large tensors."""
         return sum(array.nbytes for array in self.tensors.values())
 
+    @staticmethod
+    def save_memory_B(weight_B: float) -> float:
+        """Memory that building and saving a model takes, from the bytes of its weights."""
+        return weight_B + 2 * weight_B * (weight_B <= _EXTERNAL_ABOVE_B)
+
     def add_to(self, options: Any) -> list[Any]:
         """Hand the tensors to an `onnxruntime.SessionOptions`, without a copy and without a file.
+
+        In a graph of many nodes (many experts) onnxruntime's plan of which buffers to reuse is left out: it takes time that
+        is quadratic in the nodes (minutes for 10,000) and gains nothing there.
 
         Then `InferenceSession(model.proto.SerializeToString(), options)` builds the model. Keep the returned objects until
         the session exists; afterwards they and this model may go (where onnxruntime packed a matrix, that frees it).
         """
         import onnxruntime as ort
 
+        if len(self.proto.graph.node) > _MANY_NODES:
+            options.enable_mem_reuse = False
         names, values, files, buffers = [], [], [], []
         for tensor in self.proto.graph.initializer:
             if tensor.name not in self.tensors:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from codesign.errors import SpecError
 
-__all__ = ["RandomWeights", "dequantise_int4", "dequantise_int8", "quantise_int4", "quantise_int8", "unpack_int4"]
+__all__ = [
+    "RandomWeights",
+    "check_block",
+    "dequantise_int4",
+    "dequantise_int8",
+    "quantise_int4",
+    "quantise_int8",
+    "unpack_int4",
+]
 
 _POOL = (1 << 20) + 7  # not a multiple of any row, so that rows differ
 _STD = 0.02  # the usual initialisation; keeps every activation far inside the range of fp16

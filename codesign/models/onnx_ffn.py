@@ -1,6 +1,6 @@
-"""The mixture of experts in the ONNX graph: tokens sorted by expert, one FFN per expert on its slice, and back.
+"""The FFN in the ONNX graph, dense or a mixture of experts.
 
-Each token's row is repeated K times, the rows are sorted by expert and split into E slices, most of them empty in a decode
+In a mixture the tokens are sorted by expert, each expert's FFN runs on its slice, and the rows go back to their places. Each token's row is repeated K times, the rows are sorted by expert and split into E slices, most of them empty in a decode
 step: an expert without tokens costs a few calls on empty tensors and reads none of its weights.
 """
 
@@ -13,7 +13,18 @@ from codesign.architecture import Architecture
 from codesign.models.features import Features
 from codesign.models.onnx_builder import Builder
 
-__all__ = ["mixture"]
+__all__ = ["ffn", "mixture"]
+
+
+def ffn(b: Builder, arch: Architecture, has: Features, x: str, name: str, width: int, *, bias: bool = False) -> str:
+    """down(act(gate(x)) * up(x)), or down(act(up(x))) where the FFN is not gated."""
+    up = b.linear(x, f"{name}.up_proj", arch.d_model, width, bias=bias)
+    if arch.ffn_gated:
+        gate = b.linear(x, f"{name}.gate_proj", arch.d_model, width, bias=bias)
+        hidden = b.op("Mul", b.activation(gate, has.activation), up)
+    else:
+        hidden = b.activation(up, has.activation)
+    return b.linear(hidden, f"{name}.down_proj", width, arch.d_model, bias=bias)
 
 
 def mixture(b: Builder, arch: Architecture, has: Features, x: str, at: str) -> str:
@@ -22,8 +33,6 @@ def mixture(b: Builder, arch: Architecture, has: Features, x: str, at: str) -> s
     The router's softmax runs over all experts in fp32; the K largest are kept, and divided by their sum where the family
     does so (Mixtral, arXiv 2401.04088; Qwen's norm_topk_prob).
     """
-    from codesign.models.onnx_graph import ffn  # here, because that module imports this one
-
     k = arch.n_active_experts
     rows = b.shape(x, [-1, arch.d_model])
     chosen, share = _route(b, arch, has, rows, at)
