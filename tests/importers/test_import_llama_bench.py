@@ -260,3 +260,11 @@ def test_kinds_are_checked() -> None:
     assert len(got.measurements) == 2
     with pytest.raises(SpecError):
         read_measurements(DATA / "llama_bench_readme.json", kind="trtllm-bench", device="orin")
+
+
+def test_a_file_of_two_kinds_asks_which(tmp_path: Path) -> None:
+    path = tmp_path / "both.json"
+    path.write_text(json.dumps([README[0] | {"completed": 1, "total_input_tokens": 5}]))
+    with pytest.raises(SpecError, match="could be llama-bench or vllm; name it with --kind"):
+        read_measurements(path)
+    assert len(read_measurements(path, kind="llama-bench").measurements) == 1
