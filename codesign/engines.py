@@ -60,15 +60,18 @@ def canonical_engine(text: str) -> str:
     return next((name for fragment, name in _SPELLINGS if fragment in lower), lower.replace("/", "-"))
 
 
-def resolve_engine(name: str) -> str:
-    """The engine that a user named.
+def resolve_engine(name: str, device: Device) -> str:
+    """The engine that a user named: one that is known, or that the device's own calibration was made with.
 
     Raises:
         UnknownNameError: no such engine.
     """
+    calibrated = {fit.engine for fit in device.fits}
+    if name in calibrated:
+        return name
     engine = canonical_engine(name)
     if engine not in ENGINES:
-        raise UnknownNameError.near("engine", name, ENGINES, "See 'codesign search --help'.")
+        raise UnknownNameError.near("engine", name, {*ENGINES, *calibrated}, "See 'codesign search --help'.")
     return engine
 
 

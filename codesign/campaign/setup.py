@@ -11,6 +11,7 @@ import numpy as np
 
 from codesign.architecture import Architecture
 from codesign.campaign.fleet import Fleet
+from codesign.campaign.fleet_worker import Worker
 from codesign.campaign.local import run_here
 from codesign.campaign.plan import candidate_pool
 from codesign.campaign.run import Campaign, Execute
@@ -133,7 +134,9 @@ def build_campaigns(
     if bad := [form for form in forms if form not in allowed]:
         raise SpecError(f"engine {engine} does not run {', '.join(bad)} here; allowed: {', '.join(allowed)}")
     points = points_of(Workload(prompt_tokens=prompt, output_tokens=generate, batch_size=batch))
-    memory = _MEMORY_SHARE * target.memory_B  # of all memory, not of what is free now: the choice must be the same again
+    memory = (
+        _MEMORY_SHARE * target.memory_B
+    )  # of all memory, not of what is free now: the choice must be the same again
     rng = np.random.default_rng(seed)
     campaigns = []
     for form in forms:
@@ -187,6 +190,7 @@ def open_fleet(
         return
     if scheduler and (on or hosts):
         raise SpecError("--scheduler does not go with --on and --hosts: Dask schedules all boards, or ssh does")
+    workers: Sequence[Worker]
     if scheduler:
         from codesign.campaign.dask_fleet import dask_workers
 

@@ -20,7 +20,10 @@ def predict(
     device: Annotated[
         str | None, typer.Option("--device", "-d", help="Device name, alias (orin) or device file.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp16, bf16, int8, w8a16, w4a16, q4_k_m, ...")] = "fp16",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp16, bf16, int8, w8a16, w4a16, q4_k_m, ...; default: fp16, or your own calibration's."),
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="vllm, llama.cpp, mlc-llm, tinychat, transformers, ...")] = None,
     power_mode: Annotated[str | None, typer.Option(help="Power mode of the device; default: full power.")] = None,
     prompt: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
@@ -79,9 +82,9 @@ def predict(
     from codesign.units import parse_count
     from codesign.workload import parse_precision
 
-    form = parse_precision(precision)
     chosen = load_device(device, power_mode)
-    engine_name = resolve_engine(engine) if engine else fits.engine_for(chosen, form)
+    form = parse_precision(precision or chosen.usual_precision(engine))
+    engine_name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, form)
     workload = workload_of(prompt, generate, batch)
     arch = read_config(model)
     cost = RooflineModel.of(chosen, fits.rates(chosen, engine_name, form, batch))

@@ -27,7 +27,10 @@ def search(
     generate: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp16, bf16, int8, w8a16, w4a16, q4_k_m, ...; several are searched over.")
+        list[str] | None,
+        typer.Option(
+            help="fp16, bf16, int8, w4a16, q4_k_m, ...; several are searched over. Default: fp16, or what your own calibration has."
+        ),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="vllm, llama.cpp, mlc-llm, tinychat, transformers, tensorrt-llm, ...")
@@ -107,14 +110,16 @@ def search(
         raise SpecError(f"--seed {seed} must not be negative")
     chosen = load_device(device, power_mode)
     workload = workload_of(prompt, generate, batch)
-    precisions = list(dict.fromkeys(parse_precision(name).name for name in parse_list(precision) or ["fp16"]))
+    precisions = list(
+        dict.fromkeys(parse_precision(name).name for name in parse_list(precision) or [chosen.usual_precision(engine)])
+    )
     models = {label: read_config(name) for label, name in _labels(parse_list(baseline)).items()}
     vocab_size = vocab or next((arch.vocab_size for arch in models.values()), 50304)
     law = load_law(loss_law)
     designs = load_space(space, precisions, vocab_size)
     fits = load_calibration(Path(calibration) if calibration else None)
     first = parse_precision(str(designs.axes["precision"][0]))
-    engine_name = resolve_engine(engine) if engine else fits.engine_for(chosen, first)
+    engine_name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, first)
     problem = build_problem(
         device=chosen,
         engine=engine_name,

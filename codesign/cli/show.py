@@ -132,11 +132,16 @@ def _assumptions(frontier: Frontier) -> list[str]:
             f"{d['level']}; 90 % interval: times or divided by {math.exp(d['interval_log']):.2f} (decode), "
             f"{math.exp(f['interval_log']):.2f} (prefill)"
         )
-    held = p["calibration_held_out"]["decode"]
-    shown = [
-        f"{held[way]['mape_pct']:.0f} % with {way}s left out" for way in ("model", "source", "device") if way in held
-    ]
-    lines.append(f"calibration: decode error {', '.join(shown)} ({p['calibration'].split(';')[0]})")
+    own = [_own_calibration(name, rates) for name, rates in p["rates"].items() if "seconds_per" in rates["decode"]]
+    lines += own
+    if len(own) < len(p["rates"]):
+        held = p["calibration_held_out"]["decode"]
+        shown = [
+            f"{held[way]['mape_pct']:.0f} % with {way}s left out"
+            for way in ("model", "source", "device")
+            if way in held
+        ]
+        lines.append(f"calibration: decode error {', '.join(shown)} ({p['calibration'].split(';')[0]})")
     lines.append(f"loss: {p['tokens'] / 1e9:g}B training tokens; law {p['law']['summary']}")
     if p["power_model"]:
         spread = math.exp(p["power_model"]["interval_log"])
@@ -155,6 +160,29 @@ def _assumptions(frontier: Frontier) -> list[str]:
         "fits: probability that the budget holds; front: probability that no other design here is better in every objective"
     )
     return lines
+
+
+def _own_calibration(precision: str, rates: Any) -> str:
+    """What the device's own calibration says of its error."""
+    import math
+
+    parts = []
+    for phase in ("decode", "prefill"):
+        r = rates[phase]
+        held = r.get("held_out", {})
+        kind = "hybrid" if r.get("residual_points") else "roofline"
+        if f"{kind}_mape_pct" in held:
+            parts.append(
+                f"{phase} error {held[f'{kind}_mape_pct']:.1f} % with architectures left out, "
+                f"{held[f'{kind}_largest_out_mape_pct']:.1f} % with the largest left out"
+            )
+        elif "seconds_per" in r:
+            parts.append(f"{phase} error not cross-validated ({r['architectures']} architectures)")
+    beyond = math.exp(max(rates[phase].get("interval_beyond_log", 0.0) for phase in ("decode", "prefill")))
+    return (
+        f"calibration ({precision}) is this device's own: {'; '.join(parts)}; designs marked S get an interval of times or divided "
+        f"by up to {beyond:.2f}"
+    )
 
 
 def _edges(frontier: Frontier) -> list[str]:

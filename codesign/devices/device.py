@@ -175,14 +175,25 @@ class Device:
         """The power mode in force, or None where the device has no modes."""
         return next((mode for mode in self.power_modes if mode.name == self.power_mode), None)
 
-    def fit_for(self, engine: str | None, precision: str) -> DeviceFit | None:
-        """The newest fit of an engine (None: of any) at a precision in the power mode in force, or None."""
+    def fit_for(self, engine: str | None, precision: str | None) -> DeviceFit | None:
+        """The newest fit of an engine at a precision (None: of any) in the power mode in force; None if there is none."""
         matching = [
             fit
             for fit in self.fits
-            if fit.engine == (engine or fit.engine) and fit.precision == precision and fit.power_mode == self.power_mode
+            if fit.engine == (engine or fit.engine)
+            and fit.precision == (precision or fit.precision)
+            and fit.power_mode == self.power_mode
         ]
         return max(matching, key=lambda fit: fit.fitted_at) if matching else None
+
+    def usual_precision(self, engine: str | None = None) -> str:
+        """The precision to assume where none is named: 16 bits, or what the device's own calibration was made at, if it
+        was made at no 16-bit precision.
+        """
+        if any(self.fit_for(engine, name) for name in ("fp16", "bf16")):
+            return "fp16" if self.fit_for(engine, "fp16") else "bf16"
+        own = self.fit_for(engine, "fp32") or self.fit_for(engine, None)
+        return own.precision if own is not None else "fp16"
 
     @property
     def power_limit_W(self) -> float | None:

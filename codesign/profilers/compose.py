@@ -7,6 +7,7 @@ for depths a < b of one shape, timed in one visit. results/host_cpu.md shows the
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -47,9 +48,8 @@ def compose(records: Sequence[Measurement], whole: Architecture) -> list[Measure
             return None if low is None or high is None else low + steps * (high - low)
 
         def times(name: str, low: Measurement = shallow, high: Measurement = deep) -> tuple[float, ...]:
-            values = [sorted(getattr(m, name)) for m in (low, high)]
-            middle = [v[len(v) // 2] if v else None for v in values]
-            composed = extend(*middle)
+            a, b = getattr(low, name), getattr(high, name)
+            composed = extend(statistics.median(a), statistics.median(b)) if a and b else None
             return () if composed is None else (composed,)
 
         if deep.seconds <= shallow.seconds:

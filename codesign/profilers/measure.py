@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,12 +112,16 @@ def _visit(
         try:
             for point in task.points:
                 run = model.runner(point)
-                before = read_state(root)
-                timed = time_pass(run, task.settings, clocks)
-                energy = _energy(run, meter, timed.wall_s)
-                after = read_state(root)
-                slower, why = throttled(before, after)
-                state = {"before": before, "after": after} | ({"throttled": why} if slower else {})
+                states: list[dict[str, Any]] = []
+
+                def look(states: list[dict[str, Any]] = states) -> None:
+                    states.append(dict(read_state(root)))
+
+                timed = time_pass(run, task.settings, clocks, on_warm=look)
+                look()
+                slower, why = throttled(*states)
+                state = {"before": states[0], "after": states[1]} | ({"throttled": why} if slower else {})
+                energy = _energy(run, meter, timed.wall_s, state)
                 keep(
                     Measurement(
                         architecture=arch, precision=task.precision, engine=task.engine, engine_version=engine.version,
@@ -133,18 +138,25 @@ def _visit(
             model.close()
 
 
-def _energy(run: Callable[[], float | None], meter: PowerMeter | None, wall_s: Sequence[float]) -> Mapping[str, Any]:
-    """Energy of one pass and mean power, over a window of seconds of its own; empty where nothing measures it."""
+def _energy(
+    run: Callable[[], float | None], meter: PowerMeter | None, wall_s: Sequence[float], state: dict[str, Any]
+) -> Mapping[str, Any]:
+    """Energy of one pass and mean power, over a window of seconds of its own; empty where nothing measures it.
+
+    What was metered, or why nothing was, goes into the state.
+    """
     if meter is None:
         return {}
     each = sorted(wall_s)[len(wall_s) // 2]
-    passes = max(1, round(_ENERGY_WINDOW_S / each))
+    passes = math.ceil(max(_ENERGY_WINDOW_S, meter.min_seconds) / each)
     meter.start()
     for _ in range(passes):
         run()
     reading = meter.stop()
     if reading is None:
+        state["energy"] = f"{meter.name}: {meter.reason}"
         return {}
+    state["energy"] = f"{reading.source} over {reading.seconds:.1f} s; {reading.note}".rstrip("; ")
     return {"energy_J": reading.energy_J / passes, "power_W": reading.mean_power_W}
 
 

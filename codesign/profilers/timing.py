@@ -41,7 +41,12 @@ class Timed:
     flags: tuple[str, ...]
 
 
-def time_pass(run: Callable[[], float | None], settings: TimingSettings, clocks: Clocks | None = None) -> Timed:
+def time_pass(
+    run: Callable[[], float | None],
+    settings: TimingSettings,
+    clocks: Clocks | None = None,
+    on_warm: Callable[[], None] | None = None,
+) -> Timed:
     """Time one pass of a loaded model.
 
     Warm-up ends when two successive passes differ by less than `settings.settle` (at the least two passes, at the most
@@ -49,9 +54,12 @@ def time_pass(run: Callable[[], float | None], settings: TimingSettings, clocks:
 
     Args:
         run: one pass, to its end; returns the accelerator's seconds or None.
+        on_warm: called between warm-up and the timed passes, when clocks have risen.
     """
     clocks = clocks or Clocks()
     flags = [] if _warm_up(run, settings, clocks) else ["unsteady"]
+    if on_warm is not None:
+        on_warm()
     wall: list[float] = []
     cpu: list[float] = []
     device: list[float] = []
