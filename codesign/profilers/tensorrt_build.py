@@ -11,6 +11,7 @@ TensorRT's network, builder and parser: docs.nvidia.com/deeplearning/tensorrt, P
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tempfile
 import zlib
@@ -220,7 +221,9 @@ def build_engine(
         known = _load_timing_cache(config, timing_cache)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise MeasurementError(f"TensorRT {trt.__version__} cannot build the engine: {logger.take()}")
+            reason = logger.take()
+            hint = "; the graph of flavour=decomposed needs no fused attention" if "Attention" in reason else ""
+            raise MeasurementError(f"TensorRT {trt.__version__} cannot build the engine: {reason}{hint}")
         if known is not None and timing_cache is not None:
             _save_timing_cache(config, timing_cache)
     return bytes(plan)
@@ -265,7 +268,7 @@ def _load_timing_cache(config: Any, path: Path | None) -> Any:
 
 
 def _save_timing_cache(config: Any, path: Path) -> None:
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(bytes(config.get_timing_cache().serialize()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -80,7 +81,8 @@ class TensorRTEngine:
         runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise MeasurementError(f"TensorRT could not load the engine: {logger.take()}")
+            again = f"; empty {self._cache} to build it anew" if self._cache is not None else ""
+            raise MeasurementError(f"TensorRT could not load the engine: {logger.take()}{again}")
         return TensorRTModel(
             trt, self._cuda, (runtime, engine), arch,
             max_batch=self.max_batch, max_tokens=max_tokens, cuda_graph=self.cuda_graph,
@@ -99,7 +101,10 @@ class TensorRTEngine:
             key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
             cached = self._cache / f"{key}.engine"
             if cached.exists():
-                return cached.read_bytes()
+                try:
+                    return cached.read_bytes()
+                except OSError as error:
+                    raise MeasurementError(f"cannot read the engine {cached}: {error.strerror or error}") from error
         from codesign.models.onnx_graph import build_onnx
 
         plan = build_engine(
@@ -259,7 +264,7 @@ def _import(module: str) -> Any:
 
 
 def _store(path: Path, plan: bytes) -> None:
-    partial_path = path.with_name(path.name + ".part")
+    partial_path = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial_path.write_bytes(plan)
