@@ -33,6 +33,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from codesign.campaign.fleet_worker import told_error
 from codesign.errors import CodesignError, MeasurementError
 from codesign.measurement import Measurement
 from codesign.profilers.base import Task
@@ -202,11 +203,9 @@ def serve(
         with board_lock(silence_s + 5.0, path=lock, on_wait=on_wait):  # an orphan ends within silence_s
             link.send({"agent": agent_version(), "host": _host(), "engines": _engines()})
             while (order := link.orders.get()) is not None:
-                link.running = order.get("id")
                 _run(order, run_task, link)
-                link.running = None
     except CodesignError as error:
-        link.send({"error": _told(error)})
+        link.send({"error": told_error(error)})
         return 2
     return 0
 
@@ -219,18 +218,16 @@ def _run(order: Mapping[str, Any], run_task: RunTask, link: _Link) -> None:
         made += 1
         link.send({"id": order.get("id"), "measurements": [record.to_dict()]})
 
+    link.running = order.get("id")
     try:
         run_task(Task.from_dict(order["task"]), on_record=on_record)
+        answer: dict[str, Any] = {"done": made}
     except Exception as error:  # whatever an engine raises must reach the other side
         if not isinstance(error, CodesignError):
             _LOG.exception("the task failed")
-        link.send({"id": order.get("id"), "error": _told(error)})
-    else:
-        link.send({"id": order.get("id"), "done": made})
-
-
-def _told(error: Exception) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": " ".join(str(error).split())}
+        answer = {"error": told_error(error)}
+    link.running = None  # before the answer: who has it may end us, and then we end in peace
+    link.send({"id": order.get("id"), **answer})
 
 
 def _host() -> dict[str, str]:

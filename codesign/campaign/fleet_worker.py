@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from codesign.errors import MeasurementError
+from codesign import errors
+from codesign.errors import CodesignError, MeasurementError
 from codesign.measurement import Measurement
 from codesign.profilers.base import Point, Task
 
-__all__ = ["FleetReport", "OnRecord", "Worker", "WorkerLost", "WorkerReport", "remaining_points"]
+__all__ = [
+    "FleetReport",
+    "OnRecord",
+    "Worker",
+    "WorkerLost",
+    "WorkerReport",
+    "rebuilt_error",
+    "remaining_points",
+    "told_error",
+]
 
 OnRecord = Callable[[Measurement], None]
 
@@ -96,3 +106,22 @@ def remaining_points(task: Task, records: Iterable[Measurement]) -> tuple[Point,
         else:
             left.append(point)
     return tuple(left)
+
+
+def told_error(error: BaseException) -> dict[str, str]:
+    """An error as plain values, on one line."""
+    return {"type": type(error).__name__, "message": " ".join(str(error).split())}
+
+
+def rebuilt_error(told: Mapping[str, str]) -> CodesignError:
+    """The error of `told_error`, of its own class where it is one of codesign's, else a MeasurementError that names it.
+
+    Example:
+        >>> rebuilt_error({"type": "SpecError", "message": "no"}), rebuilt_error({"type": "KeyError", "message": "'a'"})
+        (SpecError('no'), MeasurementError("KeyError: 'a'"))
+    """
+    kind, text = told.get("type", ""), told.get("message", "")
+    found = getattr(errors, kind, None) if kind in errors.__all__ else None
+    if isinstance(found, type) and issubclass(found, CodesignError):
+        return found(text)
+    return MeasurementError(f"{kind}: {text}" if text else kind)

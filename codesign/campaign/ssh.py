@@ -20,11 +20,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codesign import errors
 from codesign.campaign.agent import HEARTBEAT_S, agent_version
 from codesign.campaign.fleet_hosts import Host
-from codesign.campaign.fleet_worker import OnRecord, WorkerLost
-from codesign.errors import CodesignError, MeasurementError
+from codesign.campaign.fleet_worker import OnRecord, WorkerLost, rebuilt_error
+from codesign.errors import CodesignError
 from codesign.measurement import Measurement
 from codesign.profilers.base import Task
 
@@ -75,6 +74,7 @@ class SshWorker:
         self._closed = False
         self._write_lock = threading.Lock()
         self._id = 0
+        self._got = 0
 
     def command(self) -> list[str]:
         """The program that is started. After `--` nothing is taken for an option."""
@@ -152,6 +152,7 @@ class SshWorker:
             CodesignError: what the task raised there.
         """
         self._id += 1
+        self._got = 0
         end_s = time.monotonic() + self.task_s
         try:
             self._send({"id": self._id, "task": task.to_dict()})
@@ -187,8 +188,11 @@ class SshWorker:
             raise WorkerLost(f"sent a record that cannot be read: {error}", permanent=True) from error
         for record in records:
             on_record(record)
+        self._got += len(records)
         if "error" in message:
-            raise _rebuilt(message["error"])
+            raise rebuilt_error(message["error"])
+        if message.get("done", self._got) != self._got:
+            raise WorkerLost(f"made {message['done']} records of a task, of which {self._got} arrived")
         return "done" in message
 
     def close(self) -> None:
@@ -293,7 +297,8 @@ def explain(code: int | None, said: Sequence[str], noise: Sequence[str], host: H
             permanent=True,
         )
     if greeted:
-        return WorkerLost(f"the agent on {where} died (exit code {code}){told}")
+        killed = " of SIGKILL, perhaps for lack of memory" if code == 137 else ""
+        return WorkerLost(f"the agent on {where} died{killed} (exit code {code}){told}")
     return WorkerLost(
         f"'{host.command}' on {where} ended with exit code {code} before it said hello{told}", permanent=True
     )
@@ -326,12 +331,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return message if isinstance(message, dict) else None
-
-
-def _rebuilt(error: Mapping[str, str]) -> CodesignError:
-    """The error that a task raised there, of its own class where it is one of ours."""
-    kind, text = error.get("type", ""), error.get("message", "")
-    found = getattr(errors, kind, None) if kind in errors.__all__ else None
-    if isinstance(found, type) and issubclass(found, CodesignError):
-        return found(text)
-    return MeasurementError(f"{kind}: {text}" if text else kind)
