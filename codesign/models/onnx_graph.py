@@ -173,7 +173,7 @@ class _Decoder:
             if arch.qk_norm == "head" and part != "v":
                 y = b.norm(y, f"{at}.{part}_norm", arch.d_head, self.has.norm_eps)
             y = b.op("Transpose", y, perm=[0, 2, 1, 3])
-            parts[part] = y if part == "v" else self._rotate(y, self.has.rope_theta[sliding])
+            parts[part] = y if part == "v" else self._rotate(y, self.has.rope_theta[sliding], n)
         cache = {}
         for part, name in (("k", "key"), ("v", "value")):
             cache[part] = f"present.{layer}.{name}"
@@ -206,13 +206,15 @@ class _Decoder:
         """Length of a cache, (1,)."""
         return self.b.op("Shape", keys, start=2, end=3)
 
-    def _rotate(self, x: str, theta: float) -> str:
+    def _rotate(self, x: str, theta: float, heads: int) -> str:
         """Rotary embedding of (batch, heads, sequence, d_head), in halves as transformers does it."""
         b, width = self.b, self.has.rotary_dim
         cos, sin = self._angles(theta)
         partial = width != self.arch.d_head
         if b.standard:
-            return b.op("RotaryEmbedding", x, cos, sin, **({"rotary_embedding_dim": width} if partial else {}))
+            # onnxruntime 1.23 asks for num_heads where only a part is rotated
+            some = {"rotary_embedding_dim": width, "num_heads": heads} if partial else {}
+            return b.op("RotaryEmbedding", x, cos, sin, **some)
         half = width // 2
         sizes = [half, half, self.arch.d_head - width] if partial else [half, half]
         first, second, *rest = b.ops("Split", len(sizes), x, b.constant(sizes), axis=-1)

@@ -49,6 +49,8 @@ class OnnxModel:
     def add_to(self, options: Any) -> list[Any]:
         """Hand the tensors to an `onnxruntime.SessionOptions`, without a copy and without a file.
 
+        4-bit matrices are the exception where onnxruntime is older than 1.24: those go into the graph itself.
+
         In a graph of many nodes (many experts) onnxruntime's plan of which buffers to reuse is left out: it takes time that
         is quadratic in the nodes (minutes for 10,000) and gains nothing there.
 
@@ -75,8 +77,12 @@ class OnnxModel:
                 values.append(ort.OrtValue.ortvalue_from_numpy(array))
         if names:
             options.add_external_initializers(names, values)
-        if files:
+        if files and hasattr(options, "add_external_initializers_from_files_in_memory"):
             options.add_external_initializers_from_files_in_memory(files, buffers, [b.nbytes for b in buffers])
+        elif files:  # onnxruntime before 1.24
+            for tensor in self.proto.graph.initializer:
+                if tensor.data_type == TensorProto.INT4 and tensor.name in self.tensors:
+                    _inline(tensor, self.tensors[tensor.name])
         return [*values, *buffers]
 
     def save(self, path: Path, *, external_above_B: int = _EXTERNAL_ABOVE_B) -> tuple[Path, ...]:
@@ -98,9 +104,7 @@ class OnnxModel:
             if total <= external_above_B:
                 for tensor in proto.graph.initializer:
                     if tensor.name in self.tensors:
-                        tensor.raw_data = self.tensors[tensor.name].tobytes()
-                        tensor.ClearField("data_location")
-                        tensor.ClearField("external_data")
+                        _inline(tensor, self.tensors[tensor.name])
                 with _replacing(path) as file:
                     file.write(proto.SerializeToString())
                 return (path,)
@@ -131,7 +135,16 @@ def external_tensor(name: str, onnx_type: int, shape: tuple[int, ...], size_B: i
     return tensor
 
 
+def _inline(tensor: TensorProto, array: NDArray[Any]) -> None:
+    """Put a tensor's data into the graph."""
+    tensor.raw_data = array.tobytes()
+    tensor.ClearField("data_location")
+    tensor.ClearField("external_data")
+
+
 def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Say where a tensor's data lies."""
+    tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.ClearField("external_data")
     for key, value in (("location", location), ("offset", offset), ("length", length)):
