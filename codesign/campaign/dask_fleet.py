@@ -11,6 +11,7 @@ default). A task's records come when it ends, all or none, so that none is told 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -98,7 +99,7 @@ class DaskWorker:
             return WorkerLost("the link was closed", permanent=True)
         if type(error).__name__ == "KilledWorker":
             return MeasurementError(f"every Dask worker that ran this task died ({_line(error)}); try a smaller model")
-        if client.status != "running" or isinstance(error, (CancelledError, OSError, TimeoutError)):
+        if client.status != "running" or isinstance(error, (CancelledError, OSError, asyncio.TimeoutError)):
             self._drop()
             return WorkerLost(f"the Dask scheduler at {self.address} is gone ({_line(error)})")
         return WorkerLost(
@@ -109,14 +110,12 @@ class DaskWorker:
 
     def _wait(self, client: Any, future: Any) -> Mapping[str, Any]:
         """The answer, looking now and then whether a board is there at all: Dask would wait for one for ever."""
-        from distributed import TimeoutError as DaskTimeoutError
-
         seen_s = time.monotonic()
         while True:
             try:
                 answer: Mapping[str, Any] = future.result(timeout=min(_POLL_S, self._absent_s))
                 return answer
-            except (TimeoutError, DaskTimeoutError):
+            except asyncio.TimeoutError:  # distributed's own; TimeoutError itself from Python 3.11 on
                 if future.done():  # the task's own
                     raise
             if self._closed:
@@ -192,7 +191,7 @@ def _connect(address: str, timeout_s: float) -> Any:
     noisy.setLevel(logging.CRITICAL)  # each failed try prints a traceback
     try:
         return Client(address, timeout=timeout_s, set_as_default=False, name="codesign")
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, asyncio.TimeoutError, ValueError) as error:
         raise MeasurementError(
             f"no Dask scheduler answers at '{address}' within {timeout_s:g} s ({_line(error)}); start one with 'dask scheduler', "
             "and give its address as tcp://HOST:8786"

@@ -106,12 +106,14 @@ class SshWorker:
         ):
             thread.start()
         try:
-            self._hello()
+            if not self._closed:  # by another thread, just now
+                self._hello()
         except WorkerLost:
             self._hang_up()
             raise
         if self._closed:
             self._hang_up()
+            raise WorkerLost("the link was closed", permanent=True)
 
     def _hello(self) -> None:
         noise: list[str] = []
