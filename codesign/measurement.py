@@ -184,10 +184,11 @@ class Measurement:
 class Observation:
     """What all visits to one pass say.
 
-    seconds: smallest of the visits' medians; visits: how many; again_log: how far, in ln(seconds), the statistic would
-    likely move if measured again: the gap between the two smallest visits' medians (nan with one visit). The gap of two
-    order statistics estimates the scale of the visits' lower tail (tests/profilers/test_timing.py shows its coverage on a
-    simulated machine).
+    seconds: smallest of the visits' medians; visits: how many; again_log: the scale, in ln(seconds), by which that would
+    move if measured again: the gap between the two smallest visits' medians (nan with one visit). It is no bound. On a
+    simulated machine whose noise only adds time and changes between visits (2 to 15 %; exponential, half normal, lognormal),
+    with 2 to 5 visits, the second measurement lies within again_log in 52 to 70 % of cases and within three times that in 78
+    to 86 %; and the median of again_log over many passes is at least that of the moves (tests/profilers/test_timing.py).
     """
 
     first: Measurement
