@@ -60,12 +60,14 @@ def attended_tokens(context: float, window: Any) -> Any:
 def weight_bytes(arch: ArchitectureLike, precision: Precision) -> Any:
     """Bytes of all stored weights: blocks at their stored bits, embedding and head at theirs.
 
+    A tied table is stored once, or twice where the head has fewer bits than the embedding (a quantised copy).
     Norm gains, biases and the router are counted at the block's bits too (they are below 0.1 % of the whole).
     """
     blocks = (arch.params_total - _table(arch) * (2 - 1 * arch.tied_embeddings)) * (precision.weight_bits_stored / 8)
     tied = 1 * arch.tied_embeddings
     head = _table(arch) * (precision.lm_head_bits / 8)
-    embedding = _table(arch) * (precision.embedding_bits / 8) * (1 - tied)
+    shared = tied if precision.lm_head_bits >= precision.embedding_bits else 0
+    embedding = _table(arch) * (precision.embedding_bits / 8) * (1 - shared)
     return blocks + head + embedding
 
 

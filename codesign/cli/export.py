@@ -97,8 +97,6 @@ def _check_room(arch: Architecture, precision: str, path: Path) -> None:
 
     form = PRECISIONS[precision]
     size_B = float(weight_bytes(arch, form))
-    if arch.tied_embeddings and form.lm_head_bits != form.embedding_bits:  # the quantised head is a table of its own
-        size_B += arch.vocab_size * arch.d_model * form.embedding_bits / 8
     needed_B, available_B = OnnxModel.save_memory_B(size_B), memory_bytes()[1]
     what = f"{path.name} has {arch.params_total:,} parameters, {format_bytes(size_B)} at {precision}"
     if available_B is not None and needed_B > available_B:

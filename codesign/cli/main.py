@@ -12,6 +12,7 @@ import typer
 
 from codesign.cli.calibrate import calibrate
 from codesign.cli.devices import devices
+from codesign.cli.export import export
 from codesign.cli.measurements import measurements
 from codesign.cli.predict import predict
 from codesign.cli.profile import profile
@@ -34,6 +35,7 @@ app.command()(devices)
 app.command()(profile)
 app.command()(calibrate)
 app.command()(validate)
+app.command()(export)
 app.command()(measurements)
 
 

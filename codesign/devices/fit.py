@@ -93,7 +93,8 @@ class DeviceFit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a device file; what is None is left out."""
-        return _plain(asdict(self))
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DeviceFit:

@@ -27,11 +27,11 @@ from codesign.workload import PRECISIONS
 __all__ = ["check_memory", "needed_bytes", "run_task"]
 
 _ENERGY_WINDOW_S = 3.0  # meters update about every 0.1 s; NVML's counter needs seconds (arXiv 2312.02741)
-_COPIES = 2.2  # engines keep the weights beside a copy packed for their kernels while they load
+_COPIES = 2.5  # engines keep the weights beside a copy packed for their kernels while they load
 
 
 def needed_bytes(arch: Architecture, precision: str, points: Sequence[Point]) -> float:
-    """Bytes that a visit needs: 2.2 times the weights (engines pack a copy), the cache twice (in and out), activations."""
+    """Bytes that a visit needs: 2.5 times the weights (engines pack a copy), the cache twice (in and out), activations."""
     form = PRECISIONS[precision]
     widest = max(point.batch_size * (point.context_tokens + point.tokens) for point in points)
     new = max(point.batch_size * point.tokens for point in points)

@@ -11,6 +11,7 @@ import numpy as np
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, MissingExtraError, SpecError
 from codesign.measurement import Clock
+from codesign.models.inputs import input_shape
 from codesign.profilers.base import Point
 from codesign.workload import PRECISIONS
 
@@ -116,10 +117,8 @@ class OnnxRuntimeModel:
         """Bind one pass; the cache is not grown between repeats."""
         rng = np.random.default_rng(0)
         arch, batch, past = self._arch, point.batch_size, point.context_tokens
-        shape = (batch, arch.n_kv_heads, past, arch.d_head)
         ids = rng.integers(0, arch.vocab_size, (batch, point.tokens), dtype=np.int64)
         positions = np.tile(np.arange(past, past + point.tokens, dtype=np.int64), (batch, 1))
-        cache = (rng.standard_normal(shape, dtype=np.float32) * 0.02).astype(self._dtype)
         binding = self._session.io_binding()
         held = []
         for given in self._session.get_inputs():
@@ -128,7 +127,8 @@ class OnnxRuntimeModel:
             elif given.name == "position_ids":
                 value = self._value(positions)
             else:  # each layer has a cache of its own, as in a real model
-                value = self._value(cache.copy())
+                shape = input_shape(given.name, arch, batch=batch, tokens=point.tokens, past=past)
+                value = self._value((rng.standard_normal(shape, dtype=np.float32) * 0.02).astype(self._dtype))
             held.append(value)
             binding.bind_ortvalue_input(given.name, value)
         for output in self._session.get_outputs():

@@ -16,8 +16,10 @@ import numpy as np
 
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, MissingExtraError, SpecError
+from codesign.measurement import Clock
+from codesign.models.inputs import input_shape
 from codesign.profilers.base import Point
-from codesign.profilers.tensorrt_build import build_engine, flavour_of, input_shape, input_values, logger_of, profiles
+from codesign.profilers.tensorrt_build import build_engine, flavour_of, input_values, logger_of, profiles
 from codesign.profilers.tensorrt_cuda import Cuda
 from codesign.units import parse_bytes
 
@@ -59,7 +61,7 @@ class TensorRTEngine:
         given = options.get("flavour")
         self.flavour = flavour_of(self._trt) if given is None else _one_of(options, "flavour", tuple(_PRECISIONS))
         self.version = str(self._trt.__version__)
-        self.clock = "device"
+        self.clock: Clock = "device"
         self.precisions: tuple[str, ...] = _PRECISIONS[self.flavour]
         self.device_memory_B: float | None = None if self._cuda.integrated else self._cuda.free_memory_B()
         self.options: Mapping[str, str] = {  # only what changes speed: the folder and the limit do not identify a pass

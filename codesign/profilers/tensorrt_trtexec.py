@@ -19,8 +19,9 @@ from typing import Any
 
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError
+from codesign.models.inputs import input_shape
 from codesign.profilers.base import Point
-from codesign.profilers.tensorrt_build import Flavour, input_shape, input_values
+from codesign.profilers.tensorrt_build import Flavour, input_values
 from codesign.trtexec_files import LayerTime, TrtTimes, read_trtexec_profile, read_trtexec_times
 
 __all__ = ["Trtexec", "TrtexecRun", "find_trtexec", "trtexec_command"]

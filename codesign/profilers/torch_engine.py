@@ -9,6 +9,7 @@ from typing import Any
 
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, MissingExtraError, SpecError
+from codesign.measurement import Clock
 from codesign.models.features import features
 from codesign.profilers.base import Point
 
@@ -52,7 +53,7 @@ class TorchEngine:
                 built = torch.version.cuda
                 why = f"is built for CUDA {built} and sees no device or driver" if built else "is built without CUDA"
                 raise MeasurementError(f"torch {torch.__version__} {why}; take provider=cpu or install a CUDA build")
-            self.clock = "device"
+            self.clock: Clock = "device"
             self.device_memory_B = float(torch.cuda.mem_get_info()[0])
         else:
             threads = _threads(options.get("threads", "1"))

@@ -8,8 +8,9 @@ import pytest
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, SpecError
 from codesign.models.features import features
+from codesign.models.inputs import input_shape
 from codesign.profilers.base import Point
-from codesign.profilers.tensorrt_build import build_engine, flavour_of, input_shape, input_values, logger_of, profiles
+from codesign.profilers.tensorrt_build import build_engine, flavour_of, input_values, logger_of, profiles
 
 ARCH = Architecture(n_layers=2, d_model=256, n_heads=4, n_kv_heads=2, d_head=64, d_ff=512, vocab_size=1000)
 QWEN3 = ARCH.evolve(n_layers=1, qk_norm="head", tied_embeddings=False, family="qwen3")
