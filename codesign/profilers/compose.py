@@ -26,8 +26,9 @@ def can_compose(arch: Architecture) -> bool:
 def compose(records: Sequence[Measurement], whole: Architecture) -> list[Measurement]:
     """Records of the whole model, one a pass, from those of two depths.
 
-    Times of each clock are composed of the medians; peak memory likewise; energy likewise where both have it. They carry
-    the flag "composed" and the flags of both.
+    Times of each clock are composed of the medians (a clock that does not count is left out where its noise makes that
+    negative); peak memory likewise; energy likewise where both have it. They carry the flag "composed" and the flags of
+    both.
 
     Raises:
         MeasurementError: a pass that was not measured at two depths, or a deeper model that was not slower.
@@ -50,7 +51,7 @@ def compose(records: Sequence[Measurement], whole: Architecture) -> list[Measure
         def times(name: str, low: Measurement = shallow, high: Measurement = deep) -> tuple[float, ...]:
             a, b = getattr(low, name), getattr(high, name)
             composed = extend(statistics.median(a), statistics.median(b)) if a and b else None
-            return () if composed is None else (composed,)
+            return (composed,) if composed is not None and composed > 0 else ()
 
         if deep.seconds <= shallow.seconds:
             raise MeasurementError(
