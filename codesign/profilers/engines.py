@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from codesign.errors import SpecError, UnknownNameError
+from codesign.errors import CodesignError, SpecError, UnknownNameError
 from codesign.profilers.base import Engine
 
 __all__ = ["engine_names", "open_engine"]
@@ -40,15 +40,18 @@ _ENGINES: dict[str, Callable[[Mapping[str, str]], Engine]] = {
 }
 
 
+def _owner(entry: Any) -> str:
+    return f"'{entry.dist.name}'" if entry.dist is not None else f"an unknown distribution ({entry.value})"
+
+
 @cache
 def _plugins() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         if entry.name in found or entry.name in _ENGINES:
-            other = found[entry.name].dist.name if entry.name in found else "codesign-llm"
+            other = _owner(found[entry.name]) if entry.name in found else "codesign itself"
             raise SpecError(
-                f"two engines are called '{entry.name}': of {other} and of {entry.dist.name if entry.dist else '?'}; "
-                "uninstall one of them"
+                f"two engines are called '{entry.name}': of {other} and of {_owner(entry)}; uninstall one of them"
             )
         found[entry.name] = entry
     return found
@@ -75,7 +78,7 @@ def open_engine(name: str, options: Mapping[str, str] | None = None) -> Engine:
         UnknownNameError: no such engine.
         MissingExtraError: its package is not installed.
         MeasurementError: its driver or device is not there.
-        SpecError: an unknown option.
+        SpecError: an unknown option, or a plug-in that cannot be opened.
     """
     options = options or {}
     if name in _ENGINES:
@@ -85,5 +88,11 @@ def open_engine(name: str, options: Mapping[str, str] | None = None) -> Engine:
         raise UnknownNameError.near(
             "engine", name, engine_names(), "Engines that profile: see 'codesign profile --help'."
         )
-    engine: Engine = plugins[name].load()(options)
+    try:
+        engine: Engine = plugins[name].load()(options)
+    except CodesignError:
+        raise
+    except Exception as error:  # a plug-in may fail in any way; the user needs to know which one did
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise SpecError(f"engine plug-in '{name}' of {_owner(plugins[name])} failed: {why}") from error
     return engine
