@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ class Board:
         self.name, self.folder, self.port = name, folder / name, 0
         self.folder.mkdir()
         self.connections: list[asyncssh.SSHServerConnection] = []
-        self.commands: list[str] = []
+        self.children: list[asyncio.subprocess.Process] = []
 
     def command(self, how: str = "") -> str:
         return f"{sys.executable} {HERE / 'fake_board.py'} {self.folder} {how}".rstrip()
@@ -76,6 +78,7 @@ class Ground:
         (folder / "known").touch()
         self.config("config", "user", "known")
         self.servers: list[asyncssh.SSHAcceptor] = []
+        self.boards: list[Board] = []
 
     def config(self, name: str, key: str, known: str) -> tuple[str, ...]:
         """`ssh` with a configuration of its own."""
@@ -92,6 +95,7 @@ class Ground:
 
     def board(self, name: str) -> Board:
         board = Board(name, self.folder)
+        self.boards.append(board)
         asyncio.run_coroutine_threadsafe(self._serve(board), self.loop).result(10)
         key = self.host_key.export_public_key().decode().split()
         with (self.folder / "known").open("a") as known:
@@ -109,8 +113,7 @@ class Ground:
                 board.connections.append(conn)
 
         async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
-            board.commands.append(process.command or "")
-            await _run(process, {**os.environ, "TMPDIR": str(board.folder), "OMP_NUM_THREADS": "1"})
+            await _run(process, board.children, {**os.environ, "TMPDIR": str(board.folder), "OMP_NUM_THREADS": "1"})
 
         server = await asyncssh.create_server(
             Server, "127.0.0.1", 0, server_host_keys=[self.host_key], process_factory=run, encoding=None,
@@ -123,6 +126,9 @@ class Ground:
         async def end() -> None:
             for server in self.servers:
                 server.close()
+            for child in (child for board in self.boards for child in board.children if child.returncode is None):
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
             others = asyncio.all_tasks() - {asyncio.current_task()}
             await asyncio.wait(others, timeout=3) if others else None
 
@@ -132,10 +138,15 @@ class Ground:
         self.loop.close()
 
 
-async def _run(process: asyncssh.SSHServerProcess[bytes], env: dict[str, str]) -> None:
+async def _run(
+    process: asyncssh.SSHServerProcess[bytes], children: list[asyncio.subprocess.Process], env: dict[str, str]
+) -> None:
     """What sshd does: the command in a shell, its streams, its exit code or signal."""
     pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_shell(process.command or "", stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    child = await asyncio.create_subprocess_shell(
+        process.command or "", stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=True
+    )
+    children.append(child)
     assert child.stdin and child.stdout and child.stderr
 
     async def feed() -> None:

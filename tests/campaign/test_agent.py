@@ -146,6 +146,14 @@ def test_the_real_engine_silence_and_an_unknown_engine(tmp_path: Path) -> None:
     idle.leave()
 
 
+def test_the_command(tmp_path: Path) -> None:
+    agent = Agent(tmp_path, "-c", "import typer; from codesign.cli.agent import agent; typer.run(agent)")
+    assert agent.read()["agent"] == agent_version()
+    agent.send({"stop": True})
+    assert agent.end() == (0, "")
+    agent.leave()
+
+
 def test_one_process_at_a_time_measures_on_a_board(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with board_lock(path=path):
