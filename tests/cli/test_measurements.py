@@ -125,7 +125,7 @@ def test_filters(filled: str) -> None:
 
 
 def test_campaigns(filled: str) -> None:
-    got = run("--store", filled, "--campaigns")
+    got = run("--store", filled, "--campaigns", COLUMNS="140")
     assert got.returncode == 0 and got.stdout.startswith("5 records in ")
     row = next(line for line in got.stdout.splitlines() if "first" in line and "orin" in line)
     assert re.split(r"\s{2,}", row.strip()) == ["first", "jetson_agx_orin_64gb", "onnxruntime", "fp32", "3", "2026-11-22 10:00", "2026-11-22 10:00"]  # fmt: skip
