@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from codesign.cli.agent import agent
 from codesign.cli.calibrate import calibrate
 from codesign.cli.devices import devices
 from codesign.cli.export import export
@@ -36,6 +37,7 @@ app.command()(profile)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(export)
+app.command(hidden=True)(agent)
 app.command()(measurements)
 
 
