@@ -121,11 +121,17 @@ def build_campaigns(
         CodesignError: a device, engine, option, model, space or precision that is not possible here.
     """
     local: Engine | None = None
+    options = {**options, **_implied(engine, options, threads, batch)}
     if remote:
+        if device.strip().lower() == "host":
+            raise SpecError(
+                "--device host is this machine; with --on, --hosts or --scheduler name what the boards are: a device of the catalogue "
+                "or a device file"
+            )
         target = load_device(device, power_mode)
         allowed: tuple[str, ...] = tuple(PRECISIONS)
     else:
-        local = open_engine(engine, {**options, **_threads(engine, options, threads)})
+        local = open_engine(engine, options)
         options, allowed = dict(local.options), local.precisions
         accelerator = local.options.get("provider", "cpu") != "cpu" or local.clock == "device"
         target = target_device(device, power_mode, threads=threads, accelerator=accelerator, force=force)
@@ -158,9 +164,12 @@ def build_campaigns(
     return Setup(device=target, campaigns=tuple(campaigns), engine=local, priors=priors)
 
 
-def _threads(engine: str, options: Mapping[str, str], threads: int) -> dict[str, str]:
-    """The option threads, for engines on the CPU."""
-    return {"threads": str(threads)} if engine != "tensorrt" and options.get("provider", "cpu") == "cpu" else {}
+def _implied(engine: str, options: Mapping[str, str], threads: int, batch: int) -> dict[str, str]:
+    """Options that follow from others: threads of engines on the CPU, the largest batch of a TensorRT engine."""
+    if engine == "tensorrt":
+        return {"max_batch": str(batch)} if batch > 1 else {}
+    on_cpu = options.get("provider", "cpu") == "cpu"
+    return {"threads": str(threads)} if on_cpu and engine in ("onnxruntime", "torch") else {}
 
 
 def _name(
@@ -194,7 +203,8 @@ def open_fleet(
     if scheduler:
         from codesign.campaign.dask_fleet import dask_workers
 
-        workers = dask_workers(scheduler, resource or setup.device.name)
+        device = setup.device
+        workers = dask_workers(scheduler, resource or device.name, device=device.name, power_mode=device.power_mode)
     else:
         from codesign.campaign.fleet_hosts import find_hosts
         from codesign.campaign.ssh import ssh_workers
