@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def write_device(device: Device, path: Path, heading: str = "") -> None:
         part.write_text(lines + tomli_w.dumps(device_dict(device)), encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise CodesignError(
             f"cannot write the device file {path}: {error.strerror}; give another --out or make room"
         ) from error
