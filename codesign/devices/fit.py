@@ -12,6 +12,8 @@ from codesign.errors import SpecError
 __all__ = ["DeviceFit", "PhaseTerms", "ResidualFit"]
 
 _MAX_ROWS = 20_000
+_TEXTS = ("engine", "engine_version", "precision", "power_mode", "machine", "fitted_at", "source")
+_AGAIN = "remove the file's [[calibration]] tables and calibrate again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +110,15 @@ class DeviceFit:
             for phase in ("prefill", "decode"):
                 if phase in values:
                     values[phase] = _phase(values[phase])
+            options = values.get("options", {})
+            texts = [*(values[name] for name in _TEXTS if name in values), *options.values()]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError(f"{', '.join(_TEXTS)} and options must be texts")
             fit = cls(**values)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise SpecError(f"calibration is not what codesign calibrate writes ({error}); calibrate again") from error
+            raise SpecError(f"a calibration is not what codesign calibrate writes ({error}); {_AGAIN}") from error
         if fit.prefill is None and fit.decode is None:
-            raise SpecError("calibration holds neither prefill nor decode; calibrate again")
+            raise SpecError(f"a calibration holds neither prefill nor decode; {_AGAIN}")
         return fit
 
 
