@@ -16,6 +16,7 @@ from codesign.errors import SchemaError
 from codesign.operators import Phase
 from codesign.roofline.effects import LATENTS, Cell, link
 from codesign.roofline.rates import PhaseRates, Rates
+from codesign.roofline.terms import FEATURES, TERMS
 from codesign.workload import Precision
 
 __all__ = ["Calibration", "load_calibration"]
@@ -119,9 +120,12 @@ class Calibration:
         return self.prefill if phase == "prefill" else self.decode
 
     def rates(self, device: Device, engine: str, precision: Precision, batch_size: int = 1) -> Rates:
-        """Efficiencies, overheads and intervals; never refuses (see `LEVELS`).
+        """Efficiencies, overheads and intervals of anything (see `LEVELS`).
 
         A phase that the device's own file has fitted for this engine and precision comes from there.
+
+        Raises:
+            SchemaError: that fit is of another version of codesign.
         """
         cell = Cell.of(device, engine, precision, batch_size)
         own = device.fit_for(engine, precision.name)
@@ -169,7 +173,18 @@ class Calibration:
 
 
 def _own(terms: PhaseTerms) -> PhaseRates:
-    """Rates of a phase that was fitted to this very device."""
+    """Rates of a phase that was fitted to this very device.
+
+    Raises:
+        SchemaError: terms that this version does not compute.
+    """
+    unknown = sorted(set(terms.seconds_per) - set(TERMS))
+    features = terms.residual.features if terms.residual is not None else FEATURES
+    if unknown or features != FEATURES:
+        what = ", ".join(unknown) or f"a residual over {', '.join(features)}"
+        raise SchemaError(
+            f"the device's own calibration is of another version of codesign (it holds {what}); calibrate again, or update codesign"
+        )
     return PhaseRates(
         interval_log=terms.interval_log, interval_beyond_log=terms.interval_beyond_log, level=0, n_rows=terms.n_rows,
         terms=terms,
