@@ -120,7 +120,7 @@ def least_sure(
     free = np.ones(len(pool), dtype=bool)
     free[list(skip)] = False
     chosen: list[int] = []
-    while len(chosen) < min(n, int(free.sum())):
+    for _ in range(min(n, int(free.sum()))):
         variance = np.sum([model.variance() for model in models], axis=0)
         i = int(np.argmax(np.where(free, variance, -np.inf)))
         chosen.append(i)
