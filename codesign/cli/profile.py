@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from codesign.campaign.run import Campaign, Outcome
+    from codesign.campaign.setup import Setup
 
 __all__ = ["profile"]
 
@@ -44,6 +45,12 @@ def profile(
     compose: Annotated[
         bool, typer.Option("--compose", help="Measure depths 1 and 3 and compose models of 8 layers and more.")
     ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="With --models: show where the time of each pass goes, instead of keeping records."
+        ),
+    ] = False,
     campaign: Annotated[str | None, typer.Option(help="Name of the campaign; default: from what decides it.")] = None,
     store: Annotated[str | None, typer.Option(help="SQLite file or postgresql:// URL; default: your own.")] = None,
     on: Annotated[
@@ -74,6 +81,8 @@ def profile(
     from codesign.store import Store
     from codesign.units import parse_count
 
+    if layers and (not models or on or hosts or scheduler):
+        raise SpecError("--layers goes with --models NAME, on this machine: it looks into single models")
     chosen = parse_list(models)
     check_choice(plan, random, chosen)
     options = _options(option) | ({"provider": provider} if provider else {})
@@ -86,11 +95,39 @@ def profile(
         prompt=prompt, generate=generate, batch=batch, visits=visits, compose=compose, name=campaign, seed=seed,
         remote=remote, force=force,
     )  # fmt: skip
+    if layers:
+        _show_layers(setup, chosen)
+        return
     with Store(store) as records, open_fleet(setup, on or [], hosts, scheduler, resource) as execute:
         for one in setup.campaigns:
             outcome = _with_progress(one, records, execute, setup.priors[one.precision], quiet)
             if not quiet:
                 _tell(one, outcome, records.name)
+
+
+def _show_layers(setup: Setup, names: list[str]) -> None:
+    from rich.table import Table
+
+    from codesign.cli.common import console
+    from codesign.errors import SpecError
+    from codesign.profilers import LayerProfiler
+    from codesign.profilers.layers import over_layers
+    from codesign.units import format_seconds
+
+    engine = setup.engine
+    if not isinstance(engine, LayerProfiler):
+        raise SpecError("this engine reports no layers; onnxruntime and tensorrt do")
+    for one in setup.campaigns:
+        for name, arch in zip(names, one.architectures, strict=True):
+            for point in one.points:
+                times = over_layers(engine.layer_profile(arch, one.precision, point))
+                work = f"prefill of {point.tokens}" if point.phase == "prefill" else f"decode at {point.context_tokens}"
+                table = Table(title=f"{name}, {one.precision}, {work}", title_justify="left", title_style="")
+                for heading in ("part", "a pass", "share"):
+                    table.add_column(heading, justify="left" if heading == "part" else "right", overflow="fold")
+                for t in times:
+                    table.add_row(t.name, format_seconds(t.average_s), f"{100 * t.share:.1f} %")
+                console().print(table)
 
 
 def _options(texts: list[str] | None) -> dict[str, str]:

@@ -56,6 +56,7 @@ class Builder:
         self._constants: dict[tuple[Any, ...], str] = {}
         self._quantised: dict[str, list[str]] = {}
         self._count = 0
+        self.scope = ""  # begins the names of nodes: what part of the model they are
 
     # Nodes
 
@@ -66,7 +67,7 @@ class Builder:
     def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a node and return the names of its outputs."""
         self._count += 1
-        name = f"{kind}_{self._count}"
+        name = f"{self.scope}{kind}_{self._count}"
         names = [name] if outputs == 1 else [f"{name}.{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
         return names

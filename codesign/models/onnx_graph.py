@@ -100,6 +100,7 @@ class _Decoder:
 
     def build(self, flavour: str) -> OnnxModel:
         b, arch = self.b, self.arch
+        b.scope = "embedding/"
         table = b.matrix("embed_tokens.weight", (arch.vocab_size, arch.d_model))
         x = b.op("Gather", table, "input_ids")
         if self.has.embedding_scale != 1:
@@ -107,10 +108,11 @@ class _Decoder:
         for layer in range(arch.n_layers):
             x = self._block(x, layer, "attention")
             x = self._block(x, layer, "ffn")
+        b.scope = "head/"
         last = b.op("Gather", x, b.constant(-1), axis=1)
         last = self._norm(last, "final_norm")
         logits = self._head(last, table)
-        b.nodes.append(helper.make_node("Unsqueeze", [logits, b.constant([1])], ["logits"], name="logits"))
+        b.nodes.append(helper.make_node("Unsqueeze", [logits, b.constant([1])], ["logits"], name=f"{b.scope}Unsqueeze"))
         inputs, outputs = self._signature()
         graph = helper.make_graph(b.nodes, "decoder", inputs, outputs, b.initializers)
         proto: ModelProto = helper.make_model(
@@ -149,6 +151,7 @@ class _Decoder:
     def _block(self, x: str, layer: int, block: str) -> str:
         """x + block(x), with the norms before or after it."""
         at = f"layers.{layer}"
+        self.b.scope = f"{at}.{block}/"
         y = self._norm(x, f"{at}.{block}_norm") if self.has.pre_norm else x
         if block == "attention":
             y = self._attention(y, layer)
@@ -179,7 +182,11 @@ class _Decoder:
             cache[part] = f"present.{layer}.{name}"
             b.nodes.append(
                 helper.make_node(
-                    "Concat", [f"past_key_values.{layer}.{name}", parts[part]], [cache[part]], name=cache[part], axis=2
+                    "Concat",
+                    [f"past_key_values.{layer}.{name}", parts[part]],
+                    [cache[part]],
+                    name=f"{b.scope}Concat_{name}",
+                    axis=2,
                 )
             )
         mask = self._mask(layer)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from codesign.architecture import Architecture
 from codesign.errors import SchemaError, SpecError
 from codesign.measurement import Clock
 from codesign.operators import Phase
+from codesign.trtexec_files import LayerTime
 
-__all__ = ["Engine", "LoadedModel", "Point", "Task", "TimingSettings"]
+__all__ = ["Engine", "LayerProfiler", "LoadedModel", "Point", "Task", "TimingSettings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,15 @@ class Engine(Protocol):
             SpecError: a precision or a feature of the architecture that the engine lacks.
             MeasurementError: the engine failed to build or load it.
         """
+        ...
+
+
+@runtime_checkable
+class LayerProfiler(Protocol):
+    """An engine that can say where the time of a pass goes."""
+
+    def layer_profile(self, arch: Architecture, precision: str, point: Point, passes: int = 10) -> list[LayerTime]:
+        """Seconds of each layer over passes of their own: profiling slows a pass, so use the shares."""
         ...
 
 

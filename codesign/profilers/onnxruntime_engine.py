@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from codesign.errors import MeasurementError, MissingExtraError, SpecError
 from codesign.measurement import Clock
 from codesign.models.inputs import input_shape
 from codesign.profilers.base import Point
+from codesign.profilers.onnxruntime_layers import node_times, profiled_options
+from codesign.trtexec_files import LayerTime
 from codesign.workload import PRECISIONS
 
 __all__ = ["OnnxRuntimeEngine"]
@@ -66,27 +69,46 @@ class OnnxRuntimeEngine:
 
     def load(self, arch: Architecture, precision: str, *, max_tokens: int, seed: int = 0) -> OnnxRuntimeModel:
         """See `Engine.load`; the graph is written in memory and its weights are never copied to disk."""
+        return self._load(arch, precision, seed, self._session_options())
+
+    def layer_profile(self, arch: Architecture, precision: str, point: Point, passes: int = 10) -> list[LayerTime]:
+        """See `Engine.layer_profile`: by node of the optimised graph."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="codesign-profile-") as folder:
+            model = self._load(arch, precision, 0, profiled_options(self._session_options(), Path(folder)))
+            run = model.runner(point)
+            for _ in range(passes + 1):
+                run()
+            path = Path(model.end_profiling())
+            times = node_times(path, passes + 1, skip=1)
+            model.close()
+        return times
+
+    def _session_options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        return options
+
+    def _load(self, arch: Architecture, precision: str, seed: int, options: Any) -> OnnxRuntimeModel:
         if precision not in self.precisions:
             raise SpecError(
                 f"onnxruntime on {self.provider} does not run '{precision}'; allowed: {', '.join(self.precisions)}"
             )
         from codesign.models.onnx_graph import build_onnx
 
-        ort = self._ort
         model = build_onnx(arch, precision, seed=seed)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
         providers = list(dict.fromkeys((_PROVIDERS[self.provider], _PROVIDERS["cpu"])))
         try:
             held = model.add_to(options)
-            session = ort.InferenceSession(model.proto.SerializeToString(), options, providers=providers)
+            session = self._ort.InferenceSession(model.proto.SerializeToString(), options, providers=providers)
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise MeasurementError(f"onnxruntime could not load the model: {error}") from error
         del held  # the session has them, or its own packed copies
-        return OnnxRuntimeModel(ort, session, arch, precision, "cuda" if self.provider != "cpu" else "cpu")
+        return OnnxRuntimeModel(self._ort, session, arch, precision, "cuda" if self.provider != "cpu" else "cpu")
 
 
 def _threads(text: str) -> int:
@@ -143,6 +165,10 @@ class OnnxRuntimeModel:
                 raise MeasurementError(f"onnxruntime failed in a pass: {error}") from error
 
         return run
+
+    def end_profiling(self) -> str:
+        """Path of the profile, where the session was made with one."""
+        return str(self._session.end_profiling())
 
     def close(self) -> None:
         """Drop the session, and with it the weights."""

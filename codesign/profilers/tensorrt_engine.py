@@ -21,6 +21,7 @@ from codesign.models.inputs import input_shape
 from codesign.profilers.base import Point
 from codesign.profilers.tensorrt_build import build_engine, flavour_of, input_values, logger_of, profiles
 from codesign.profilers.tensorrt_cuda import Cuda
+from codesign.trtexec_files import LayerTime
 from codesign.units import parse_bytes
 
 __all__ = ["TensorRTEngine", "TensorRTModel"]
@@ -70,6 +71,16 @@ class TensorRTEngine:
             "cuda_graph": str(self.cuda_graph).lower(),
             "max_batch": str(self.max_batch),
         } | ({"workspace": options["workspace"]} if "workspace" in options else {})
+
+    def layer_profile(self, arch: Architecture, precision: str, point: Point, passes: int = 10) -> list[LayerTime]:
+        """See `Engine.layer_profile`: by TensorRT's layers, most of them fusions of several operators."""
+        from codesign.profilers.tensorrt_layers import layer_profile
+
+        model = self.load(arch, precision, max_tokens=point.context_tokens + point.tokens)
+        try:
+            return layer_profile(model, point, passes)
+        finally:
+            model.close()
 
     def load(self, arch: Architecture, precision: str, *, max_tokens: int, seed: int = 0) -> TensorRTModel:
         """See `Engine.load`; building takes seconds to minutes, loading a cached engine seconds."""
