@@ -128,10 +128,12 @@ def run_campaign(
     def fail(task: Task, error: Exception) -> None:
         outcome.failed.append((task.architecture, str(error)))
         state.given_up.add(repr(task.architecture))
+        tell(f"failed: {task.architecture.n_layers} layers x {task.architecture.d_model}")
 
     def tell(label: str) -> None:
         if on_progress is not None:
             done = sum(min(state.visits(a), campaign.visits) for a in state.known())
+            done += campaign.visits * len(state.given_up)  # nothing more is to be done for them
             on_progress(Progress(done=done, total=max(total, done), label=label))
 
     def run(archs: Sequence[Architecture]) -> None:
@@ -145,11 +147,11 @@ def run_campaign(
 
     for batch in _stages(campaign, state, wanted, priors):
         run([arch for arch in batch if state.visits(arch) < 1])
-    for visit in range(2, campaign.visits + 1):
+    for visit in range(1, campaign.visits + 1):  # from 1: a killed process may have left a first visit half made
         run([arch for arch in state.known() if state.visits(arch) < visit])
     for visit in range(campaign.visits + 1, campaign.visits + 1 + _EXTRA):
         run([arch for arch in state.unsteady(campaign.again_log) if state.visits(arch) < visit])
-    outcome.architectures = len(state.known())
+    outcome.architectures = sum(state.visits(arch) > 0 for arch in campaign.architectures)
     return outcome
 
 
@@ -176,6 +178,15 @@ def _stages(
         yield [pool[i] for i in chosen]
 
 
+def _belongs(m: Measurement, campaign: Campaign) -> bool:
+    """Whether a record is of what the campaign measures: two campaigns may have been given one name.
+
+    Options that the campaign does not name are the engine's own choice.
+    """
+    same = all(getattr(m, name) == getattr(campaign, name) for name in ("precision", "engine", "device", "power_mode"))
+    return same and all(m.options.get(name, value) == value for name, value in campaign.engine_options.items())
+
+
 class _State:
     """The records of a campaign by architecture."""
 
@@ -185,7 +196,8 @@ class _State:
         self._records: dict[str, list[Measurement]] = {}
         self.given_up: set[str] = set()
         for record in records:
-            self.add(record)
+            if _belongs(record, campaign):
+                self.add(record)
 
     def add(self, record: Measurement) -> None:
         self._records.setdefault(repr(record.architecture), []).append(record)

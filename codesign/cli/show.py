@@ -134,6 +134,11 @@ def _assumptions(frontier: Frontier) -> list[str]:
         )
     own = [_own_calibration(name, rates) for name, rates in p["rates"].items() if "seconds_per" in rates["decode"]]
     lines += own
+    if _experts_left_out(p):
+        lines.append(
+            "designs with experts are left out: no mixture of experts was measured on this device; profile some (--space default), or "
+            "--allow-extrapolation keeps them, marked !M"
+        )
     if len(own) < len(p["rates"]):
         held = p["calibration_held_out"]["decode"]
         shown = [
@@ -160,6 +165,13 @@ def _assumptions(frontier: Frontier) -> list[str]:
         "fits: probability that the budget holds; front: probability that no other design here is better in every objective"
     )
     return lines
+
+
+def _experts_left_out(provenance: Any) -> bool:
+    """Whether the space has experts and the device's own calibration has none."""
+    own = [r["decode"]["mixtures"] for r in provenance["rates"].values() if "mixtures" in r["decode"]]
+    experts = any(name != "dense" for name in provenance["space"]["axes"]["experts"])
+    return bool(own) and not any(own) and experts and not provenance["allow_extrapolation"]
 
 
 def _own_calibration(precision: str, rates: Any) -> str:
@@ -197,6 +209,8 @@ def _edges(frontier: Frontier) -> list[str]:
         "ffn_ratio": (axes["ffn_ratio"], widths),
         "experts": (experts, [a.n_experts for a in archs]),
     }
+    if _experts_left_out(frontier.provenance):
+        del series["experts"]
     found = []
     for name, (values, used) in series.items():
         for edge in {min(values), max(values)} if len(values) > 1 else ():

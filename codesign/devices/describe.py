@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codesign.devices.device import DTYPES, Device, PowerMode
+from codesign.devices.fit import DeviceFit
 from codesign.units import format_bytes, format_power
 
 __all__ = ["describe", "device_row", "mode_rows"]
@@ -92,10 +93,26 @@ def describe(device: Device) -> str:
     lines = [f"{device.title} ({device.name})", *(f"  {name + ':':<22}{text}" for name, text in fields.items())]
     if device.power_modes:
         lines += ["  power modes:", *(f"    {_one_line(row)}" for row in mode_rows(device))]
+    if device.fits:
+        lines += ["  calibrations of its own:", *(f"    {_fit_line(fit)}" for fit in device.fits)]
     lines += ["  sources:", *(f"    {name}: {text}" for name, text in device.sources.items())]
     if device.power_modes:
         lines += [f"    power modes: {text}" for text in sorted({mode.source for mode in device.power_modes})]
     return "\n".join(lines)
+
+
+def _fit_line(fit: DeviceFit) -> str:
+    """Engine, precision and mode, and for each phase how many architectures were measured and the error left out."""
+    options = ", ".join(f"{name} {value}" for name, value in sorted(fit.options.items()))
+    parts = []
+    for name, terms in (("prefill", fit.prefill), ("decode", fit.decode)):
+        if terms is not None:
+            kind = "hybrid" if terms.residual else "roofline"
+            error = terms.held_out.get(f"{kind}_mape_pct")
+            told = f"{error:.1f} % off with architectures left out" if error is not None else "error not known"
+            parts.append(f"{name} {terms.n_architectures} architectures, {told}")
+    mode = f" at {fit.power_mode}" if fit.power_mode else ""
+    return f"{fit.engine} {fit.engine_version} ({options}), {fit.precision}{mode}: {'; '.join(parts)}; {fit.fitted_at[:10]}"
 
 
 def _one_line(row: dict[str, str]) -> str:

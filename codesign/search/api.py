@@ -198,7 +198,7 @@ def _rate_facts(rates: PhaseRates) -> dict[str, Any]:
     return {
         "seconds_per": dict(rates.terms.seconds_per), "residual_points": len(rates.terms.residual.points) if rates.terms.residual else 0,
         "interval_beyond_log": rates.interval_beyond_log, "held_out": dict(rates.terms.held_out),
-        "architectures": rates.terms.n_architectures,
+        "architectures": rates.terms.n_architectures, "mixtures": rates.terms.mixtures,
     }  # fmt: skip
 
 
