@@ -19,7 +19,7 @@ from codesign.profilers import Point, Task, TimingSettings
 from codesign.profilers.compose import can_compose
 from codesign.roofline.device_fit import Prior, pass_rows
 
-__all__ = ["Campaign", "Outcome", "Progress", "Records", "run_campaign"]
+__all__ = ["Campaign", "Outcome", "Progress", "Records", "belongs", "run_campaign"]
 
 _FIRST = 8  # architectures that fill the space before the fitted model is asked
 _BATCH = 4
@@ -178,7 +178,7 @@ def _stages(
         yield [pool[i] for i in chosen]
 
 
-def _belongs(m: Measurement, campaign: Campaign) -> bool:
+def belongs(m: Measurement, campaign: Campaign) -> bool:
     """Whether a record is of what the campaign measures: two campaigns may have been given one name.
 
     Options that the campaign does not name are the engine's own choice.
@@ -196,7 +196,7 @@ class _State:
         self._records: dict[str, list[Measurement]] = {}
         self.given_up: set[str] = set()
         for record in records:
-            if _belongs(record, campaign):
+            if belongs(record, campaign):
                 self.add(record)
 
     def add(self, record: Measurement) -> None:

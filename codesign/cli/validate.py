@@ -38,7 +38,7 @@ def validate(
     from pathlib import Path
 
     from codesign.campaign.local import run_here
-    from codesign.campaign.run import run_campaign
+    from codesign.campaign.run import belongs, run_campaign
     from codesign.campaign.setup import phase_priors
     from codesign.campaign.target import target_device
     from codesign.campaign.validate import check_frontier, choose, validation_campaigns
@@ -72,7 +72,7 @@ def validate(
             outcome = run_campaign(one, records, run_here(opened), priors=priors)
             for arch, why in outcome.failed:
                 typer.echo(f"not measured: {arch.n_layers} layers x {arch.d_model}: {why}", err=True)
-        found = records.find(campaign=[one.name for one in campaigns])
+        found = [m for one in campaigns for m in records.find(campaign=one.name) if belongs(m, one)]
     result = compare(frontier, chosen, found)
     written = write_validation(result, folder)
     if as_json:
