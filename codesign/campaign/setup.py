@@ -31,6 +31,7 @@ __all__ = ["Setup", "build_campaigns", "check_choice", "open_fleet", "phase_prio
 
 _VOCABULARIES = (32000, 50304, 100352)  # so that the output head's cost is told from the layers'
 _MEMORY_SHARE = 0.6
+_LARGEST = {"cpu": 150e6, "gpu": 1.5e9}  # active parameters: a visit takes seconds, a campaign minutes
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
@@ -103,7 +104,7 @@ def build_campaigns(
     space: str,
     plan: int | None,
     random: int | None,
-    max_params: float,
+    max_params: float | None,
     precisions: Sequence[str],
     prompt: int,
     generate: int,
@@ -139,6 +140,7 @@ def build_campaigns(
     forms = list(dict.fromkeys(parse_precision(text).name for text in precisions or [usual]))
     if bad := [form for form in forms if form not in allowed]:
         raise SpecError(f"engine {engine} does not run {', '.join(bad)} here; allowed: {', '.join(allowed)}")
+    largest = max_params or (_LARGEST["cpu"] if target.kind == "cpu" else _LARGEST["gpu"])
     points = points_of(Workload(prompt_tokens=prompt, output_tokens=generate, batch_size=batch))
     memory = (
         _MEMORY_SHARE * target.memory_B
@@ -150,7 +152,7 @@ def build_campaigns(
         if not archs:
             designs = load_space(space, [form], 50304)
             designs = designs.with_axis("vocab_size", _VOCABULARIES) if space in ("dense", "default") else designs
-            archs = candidate_pool(designs, form, points, memory_B=memory, max_params=max_params, rng=rng)
+            archs = candidate_pool(designs, form, points, memory_B=memory, max_params=largest, rng=rng)
             if random is not None:
                 archs = [archs[int(i)] for i in rng.permutation(len(archs))[:random]]
         campaigns.append(

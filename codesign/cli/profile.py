@@ -28,7 +28,10 @@ def profile(
     space: Annotated[
         str, typer.Option(help="Space that --plan and --random choose from: dense, default, paper or a TOML file.")
     ] = "dense",
-    max_params: Annotated[str, typer.Option(help="Most active parameters of a chosen architecture.")] = "150M",
+    max_params: Annotated[
+        str | None,
+        typer.Option(help="Most active parameters of a chosen architecture; default: 150M on a CPU, 1.5B else."),
+    ] = None,
     precision: Annotated[
         list[str] | None, typer.Option(help="fp32, fp16, bf16, int8-dynamic, w4a32, ...; several in turn.")
     ] = None,
@@ -91,7 +94,7 @@ def profile(
         raise SpecError(f"--visits {visits} must be at least 1")
     setup = build_campaigns(
         device=device, power_mode=power_mode, engine=engine, options=options, threads=threads, models=chosen, space=space,
-        plan=plan, random=random, max_params=parse_count(max_params, "--max-params"), precisions=parse_list(precision),
+        plan=plan, random=random, max_params=parse_count(max_params, "--max-params") if max_params else None, precisions=parse_list(precision),
         prompt=prompt, generate=generate, batch=batch, visits=visits, compose=compose, name=campaign, seed=seed,
         remote=remote, force=force,
     )  # fmt: skip
