@@ -55,7 +55,7 @@ def calibrate_measurements(
         The device with the new fits in place of those of the same engine, precision, options and mode; and the fits.
 
     Raises:
-        SpecError: no measurement of the device.
+        SpecError: no measurement of the device, or an unknown precision.
         MeasurementError: measurements of another machine or power mode only.
     """
     own = [m for m in measurements if m.device == device.name]
@@ -63,6 +63,11 @@ def calibrate_measurements(
         raise SpecError(
             f"no measurements of '{device.name}' in {source}; run codesign profile --device {device.name} --plan 20 first, or "
             "give --from FILE"
+        )
+    if unknown := sorted({m.precision for m in own} - set(PRECISIONS)):
+        raise SpecError(
+            f"measurements of '{device.name}' in {source} are of precision {', '.join(unknown)}, which this version does not know; "
+            "give --precision, or update codesign"
         )
     own = _of_this_mode(device, own, force)
     here = machine_name(detect_host()) if device.name == "host" else ""
