@@ -40,7 +40,7 @@ def validate(
     from codesign.campaign.local import run_here
     from codesign.campaign.run import belongs, run_campaign
     from codesign.campaign.setup import phase_priors
-    from codesign.campaign.target import target_device
+    from codesign.campaign.target import check_machine, target_device
     from codesign.campaign.validate import check_frontier, choose, validation_campaigns
     from codesign.campaign.validate import validate as compare
     from codesign.errors import SpecError
@@ -63,6 +63,8 @@ def validate(
     opened = open_engine(name, options)
     accelerator = opened.clock == "device" or (provider or "cpu") != "cpu"
     target = target_device(device, power_mode, threads=threads, accelerator=accelerator, force=force)
+    if target.name == "host":  # one name for many machines; the frontier rests on this one's calibration
+        check_machine(target, None, accelerator=accelerator, force=force)
     check_frontier(frontier, target.name, target.power_mode, force)
     chosen = choose(frontier, top)
     campaigns = validation_campaigns(frontier, chosen, folder.resolve().name, name, opened.options, visits)
