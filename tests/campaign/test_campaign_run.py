@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -177,7 +178,7 @@ def test_a_store_that_fails_ends_the_campaign_and_keeps_what_it_has() -> None:
 
 def told(seen: list[Progress]) -> None:
     assert seen and seen[0].label == "starting"
-    for a, b in zip(seen, seen[1:], strict=False):
+    for a, b in itertools.pairwise(seen):
         assert a.done <= b.done and a.total <= b.total
     assert all(0 <= p.done <= p.total for p in seen)
 
