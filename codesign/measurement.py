@@ -1,8 +1,9 @@
 """One measurement: a pass of one model, timed on one device, with every raw time.
 
-A visit loads a model, warms it up and times each asked pass; each pass of each visit is one `Measurement`. Visits to the
-same pass lie apart in time, because the spread within one visit misleads (what else the machine does changes slowly).
-`observe` folds the visits of one pass into the statistic that is reported and used: the smallest of the visits' medians.
+A visit loads a model, warms it up and times each asked pass in interleaved epochs; each pass of each visit is one
+`Measurement`. Visits to the same pass lie apart in time, because the spread within one misleads (what else the machine does
+changes slowly). `observe` folds the visits of one pass into the statistic that is reported and used: the smallest median of
+all epochs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, SchemaError
 from codesign.operators import Phase
 
-__all__ = ["CLOCKS", "FLAGS", "Clock", "Measurement", "Observation", "observe"]
+__all__ = ["CLOCKS", "FLAGS", "Clock", "Measurement", "Observation", "epoch_medians", "observe"]
 
 Clock = Literal["wall", "cpu", "device"]
 CLOCKS: tuple[Clock, ...] = ("wall", "cpu", "device")
@@ -32,6 +33,23 @@ FLAGS = {
     "imported": "no raw times: read from another tool's output",
     "composed": "not run as a whole: composed from two depths of the same shape",
 }
+
+
+_LISTS = ("wall_s", "cpu_s", "device_s", "epochs", "flags")
+
+
+def epoch_medians(times: Sequence[float], epochs: Sequence[int]) -> list[float]:
+    """Median of each epoch; `epochs` are their lengths, none: all times are one.
+
+    Example:
+        >>> epoch_medians([1.0, 3.0, 2.0, 5.0], [3, 1])
+        [2.0, 5.0]
+    """
+    medians, start = [], 0
+    for length in epochs or (len(times),):
+        medians.append(statistics.median(times[start : start + length]))
+        start += length
+    return medians
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +66,7 @@ class Measurement:
         clock: whose seconds count: wall (host clock around the pass), cpu (process CPU time; with one thread it leaves
             out what other processes took), device (the accelerator's own events).
         wall_s, cpu_s, device_s: raw times of every repeat, in order, in seconds; empty where not taken.
+        epochs: how many repeats each epoch of the visit has, in order; empty: one epoch.
         peak_memory_B: of the process (or of the accelerator); energy_J: per pass, from a meter; power_W: mean. None
             where nothing measures it, never 0.
         state: clocks, temperatures and other facts before and after, as the platform gives them.
@@ -74,6 +93,7 @@ class Measurement:
     wall_s: tuple[float, ...] = ()
     cpu_s: tuple[float, ...] = ()
     device_s: tuple[float, ...] = ()
+    epochs: tuple[int, ...] = ()
     peak_memory_B: float | None = None
     energy_J: float | None = None
     power_W: float | None = None
@@ -102,6 +122,10 @@ class Measurement:
                         f"{self.label()}: {name} holds {value!r}; allowed: finite seconds above zero. The clock or the "
                         "engine failed: measure again"
                     )
+        if self.epochs and (sum(self.epochs) != len(self.times) or min(self.epochs) < 1):
+            raise MeasurementError(
+                f"{self.label()}: epochs {self.epochs} do not add up to {len(self.times)} {self.clock} times"
+            )
         for name in ("peak_memory_B", "energy_J", "power_W"):
             value = getattr(self, name)
             if value is not None and (not math.isfinite(value) or value <= 0):
@@ -116,8 +140,8 @@ class Measurement:
 
     @property
     def seconds(self) -> float:
-        """Median of the raw times of the clock that counts, in seconds."""
-        return statistics.median(self.times)
+        """Smallest of the epochs' medians of the clock that counts, in seconds."""
+        return min(epoch_medians(self.times, self.epochs))
 
     @property
     def key(self) -> str:
@@ -153,7 +177,7 @@ class Measurement:
         """Plain JSON values; `from_dict` reads them back."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data["architecture"] = self.architecture.to_dict()
-        for name in ("wall_s", "cpu_s", "device_s", "flags"):
+        for name in _LISTS:
             data[name] = list(data[name])
         for name in ("options", "state", "host"):
             data[name] = dict(data[name])
@@ -173,7 +197,7 @@ class Measurement:
             raise SchemaError(f"unknown measurement field(s) {', '.join(unknown)}; update codesign")
         try:
             values["architecture"] = Architecture.from_dict(dict(values["architecture"]))
-            for name in ("wall_s", "cpu_s", "device_s", "flags"):
+            for name in _LISTS:
                 values[name] = tuple(values.get(name, ()))
             return cls(**values)
         except (KeyError, TypeError, AttributeError) as error:

@@ -101,21 +101,32 @@ class TimingSettings:
     """How long and how often to time.
 
     Args:
-        min_repeats, max_repeats: timed passes of each point in one visit.
-        min_time_s: keep repeating a point for at least this long in one visit (up to max_repeats).
-        max_time_s: stop repeating a point after this long, whatever was reached.
+        min_repeats, max_repeats: timed passes of a point in one epoch.
+        min_time_s: keep repeating for at least this long in one epoch (up to max_repeats).
+        max_time_s: stop an epoch after this long, and a point's epochs after this long in all.
+        min_epochs, max_epochs: interleaved epochs of one visit; agree: the two smallest medians must differ by less than
+            this share, or more epochs follow.
         settle: warm-up ends when two successive passes differ by less than this share.
     """
 
-    min_repeats: int = 5
+    min_repeats: int = 3
     max_repeats: int = 50
-    min_time_s: float = 0.3
+    min_time_s: float = 0.2
     max_time_s: float = 20.0
+    min_epochs: int = 2
+    max_epochs: int = 4
+    agree: float = 0.02
     settle: float = 0.05
 
     def __post_init__(self) -> None:
-        if not (1 <= self.min_repeats <= self.max_repeats and 0 <= self.min_time_s <= self.max_time_s):
-            raise SpecError(f"repeats and times must be in order and not negative, not {self}")
+        in_order = (
+            1 <= self.min_repeats <= self.max_repeats
+            and 0 <= self.min_time_s <= self.max_time_s
+            and 1 <= self.min_epochs <= self.max_epochs
+            and self.agree >= 0
+        )
+        if not in_order:
+            raise SpecError(f"repeats, times and epochs must be in order and not negative, not {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,12 @@ for depths a < b of one shape, timed in one visit. results/host_cpu.md shows the
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError
-from codesign.measurement import Measurement
+from codesign.measurement import Measurement, epoch_medians
 
 __all__ = ["can_compose", "compose"]
 
@@ -50,7 +49,8 @@ def compose(records: Sequence[Measurement], whole: Architecture) -> list[Measure
 
         def times(name: str, low: Measurement = shallow, high: Measurement = deep) -> tuple[float, ...]:
             a, b = getattr(low, name), getattr(high, name)
-            composed = extend(statistics.median(a), statistics.median(b)) if a and b else None
+            lowest = [min(epoch_medians(v, m.epochs)) if v else None for v, m in ((a, low), (b, high))]
+            composed = extend(lowest[0], lowest[1])
             return (composed,) if composed is not None and composed > 0 else ()
 
         if deep.seconds <= shallow.seconds:
@@ -69,6 +69,7 @@ def compose(records: Sequence[Measurement], whole: Architecture) -> list[Measure
                 device_s=times("device_s"),
                 energy_J=energy if energy is not None and energy > 0 else None,
                 peak_memory_B=peak if peak is not None and peak > 0 else None,
+                epochs=(),
                 flags=tuple(dict.fromkeys(("composed", *shallow.flags, *deep.flags))),
             )
         )

@@ -20,7 +20,7 @@ from codesign.profilers.host import detect_host
 from codesign.profilers.memory import PeakMemory
 from codesign.profilers.meters import PowerMeter, find_meter
 from codesign.profilers.state import read_state, throttled
-from codesign.profilers.timing import Clocks, time_pass
+from codesign.profilers.timing import Clocks, time_points, warm_up
 from codesign.units import format_bytes
 from codesign.workload import PRECISIONS
 
@@ -110,30 +110,26 @@ def _visit(
     with _pinned(engine), PeakMemory() as memory:
         model = engine.load(arch, task.precision, max_tokens=longest)
         try:
-            for point in task.points:
-                run = model.runner(point)
-                states: list[dict[str, Any]] = []
-
-                def look(states: list[dict[str, Any]] = states) -> None:
-                    states.append(dict(read_state(root)))
-
-                timed = time_pass(run, task.settings, clocks, on_warm=look)
-                look()
-                slower, why = throttled(*states)
-                state = {"before": states[0], "after": states[1]} | ({"throttled": why} if slower else {})
-                energy = _energy(run, meter, timed.wall_s, state)
+            runs = {point: model.runner(point) for point in task.points}
+            warm_up(runs[task.points[0]], task.settings, clocks or Clocks())  # an idle clock says nothing of throttling
+            before = dict(read_state(root))
+            timed = time_points(runs, task.settings, engine.clock, clocks)
+            after = dict(read_state(root))
+            slower, why = throttled(before, after)
+            for point, times in timed.items():
+                state = {"before": before, "after": after} | ({"throttled": why} if slower else {})
+                energy = _energy(runs[point], meter, times.wall_s, state)
                 keep(
                     Measurement(
                         architecture=arch, precision=task.precision, engine=task.engine, engine_version=engine.version,
                         options=dict(engine.options), phase=point.phase, batch_size=point.batch_size, tokens=point.tokens,
                         context_tokens=point.context_tokens, device=task.device, power_mode=task.power_mode,
-                        clock=engine.clock, wall_s=timed.wall_s, cpu_s=timed.cpu_s, device_s=timed.device_s,
-                        peak_memory_B=memory.peak_B(), state=state, host=facts.summary(),
-                        flags=(*timed.flags, *(("throttled",) if slower else ())), campaign=task.campaign,
+                        clock=engine.clock, wall_s=times.wall_s, cpu_s=times.cpu_s, device_s=times.device_s,
+                        epochs=times.epochs, peak_memory_B=memory.peak_B(), state=state, host=facts.summary(),
+                        flags=(*times.flags, *(("throttled",) if slower else ())), campaign=task.campaign,
                         created_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **energy,
                     )
                 )  # fmt: skip
-                del run  # its inputs and cache
         finally:
             model.close()
 
