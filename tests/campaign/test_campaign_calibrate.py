@@ -129,5 +129,5 @@ def test_host_has_no_power_modes() -> None:
 
 
 def test_a_precision_that_this_version_does_not_know_is_one_line() -> None:
-    with pytest.raises(SpecError, match="'fp2'"):
+    with pytest.raises(SpecError, match="of precision fp2, which this version does not know"):
         fitted(ORIN, records(precision="fp2"))
