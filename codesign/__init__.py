@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from codesign.errors import (
         CodesignError,
         InfeasibleError,
+        MeasurementError,
+        MissingExtraError,
         SchemaError,
         SpecError,
         UnknownNameError,
     )
     from codesign.hf_config import config_dict, known_models, read_config
+    from codesign.measurement import Measurement, observe
     from codesign.operators import Operator, lower
     from codesign.predictors import LossLaw, law_names, load_law
     from codesign.roofline import Calibration, Estimate, Rates, RooflineModel, load_calibration
@@ -59,6 +62,9 @@ __all__ = [
     "Frontier",
     "InfeasibleError",
     "LossLaw",
+    "Measurement",
+    "MeasurementError",
+    "MissingExtraError",
     "Operator",
     "PowerMode",
     "Precision",
@@ -80,6 +86,7 @@ __all__ = [
     "load_law",
     "load_space",
     "lower",
+    "observe",
     "read_config",
     "read_frontier",
 ]
@@ -91,11 +98,14 @@ _WHERE = {
     "errors": (
         "CodesignError",
         "InfeasibleError",
+        "MeasurementError",
+        "MissingExtraError",
         "SchemaError",
         "SpecError",
         "UnknownNameError",
     ),
     "hf_config": ("config_dict", "known_models", "read_config"),
+    "measurement": ("Measurement", "observe"),
     "operators": ("Operator", "lower"),
     "predictors": ("LossLaw", "law_names", "load_law"),
     "roofline": ("Calibration", "Estimate", "Rates", "RooflineModel", "load_calibration"),
@@ -117,7 +127,18 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(f"codesign.{_MODULES[name]}"), name)
-    if name in ("devices", "predictors", "report", "roofline", "search"):
+    if name in (
+        "campaign",
+        "devices",
+        "importers",
+        "models",
+        "predictors",
+        "profilers",
+        "report",
+        "roofline",
+        "search",
+        "store",
+    ):
         return importlib.import_module(f"codesign.{name}")
     raise AttributeError(f"module 'codesign' has no attribute '{name}'")
 
