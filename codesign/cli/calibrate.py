@@ -120,7 +120,8 @@ def _tell_import(name: str, read: Imported, records: Store, quiet: bool) -> None
         print(f"  note: {note}")
     reasons: dict[str, int] = {}
     for _, reason in read.skipped:
-        reasons[reason] = reasons.get(reason, 0) + 1
+        short = "measured on another device" if reason.startswith("measured on '") else reason
+        reasons[short] = reasons.get(short, 0) + 1
     for reason, count in reasons.items():
         print(f"  left out, {count} x: {reason}")
 
