@@ -121,13 +121,11 @@ def check_device(device: Device) -> None:
     )
     full = _times(back)
     for mode in device.power_modes:
+        less = all((a or 0) <= (b or math.inf) for a, b in ((mode.n_sm, back.n_sm), (mode.clock_Hz, back.clock_Hz)))
         slow = _times(device.with_power_mode(mode.name))
-        ok = mode.peak_flop_per_s.keys() <= back.peak_flop_per_s.keys() and np.all(slow >= 0.999 * full)
-        _expect(
-            bool(ok),
-            f"power mode {mode.name} is faster than {back.power_mode}, the nominal mode",
-            "full power is nominal",
-        )
+        if less and mode.bandwidth_Bps <= back.bandwidth_Bps:
+            where = f"power mode {mode.name}, with no more units, clock or bandwidth than {back.power_mode}, is faster"
+            _expect(bool(np.all(slow >= 0.999 * full)), where, "peaks follow from units and clock")
 
 
 def _times(device: Device) -> Any:
@@ -190,9 +188,7 @@ def check_loss_model(law: LossModel, *, tokens: float = 10e9) -> None:
     _expect(bool(np.array_equal(draws, again)), "error_samples differs for the same generator", "the generator decides")
     ratio = np.std(draws, axis=0) / std
     _expect(
-        bool(np.all((ratio > 0.5) & (ratio < 2))),
-        f"error_samples spreads {ratio} times the standard deviation",
-        "about 1",
+        bool(np.all(ratio > 0.5)), f"error_samples spreads {ratio} times the standard deviation", "no less than about 1"
     )
 
 
