@@ -109,12 +109,12 @@ class TimingSettings:
         settle: warm-up ends when two successive passes differ by less than this share.
     """
 
-    min_repeats: int = 3
+    min_repeats: int = 2
     max_repeats: int = 50
     min_time_s: float = 0.2
     max_time_s: float = 20.0
     min_epochs: int = 2
-    max_epochs: int = 4
+    max_epochs: int = 3
     agree: float = 0.02
     settle: float = 0.05
 

@@ -31,12 +31,14 @@ _COPIES = 2.5  # engines keep the weights beside a copy packed for their kernels
 
 
 def needed_bytes(arch: Architecture, precision: str, points: Sequence[Point]) -> float:
-    """Bytes that a visit needs: 2.5 times the weights (engines pack a copy), the cache twice (in and out), activations."""
+    """Bytes that a visit needs: 2.5 times the weights (engines pack a copy), the cache of every pass twice (in and out; the
+    passes are timed in turns, so all are held), activations of the largest.
+    """
     form = PRECISIONS[precision]
-    widest = max(point.batch_size * (point.context_tokens + point.tokens) for point in points)
+    held = sum(point.batch_size * (point.context_tokens + point.tokens) for point in points)
     new = max(point.batch_size * point.tokens for point in points)
     act = form.activation_bits / 8
-    cache = 2 * float(kv_bytes_per_token(arch, form)) * arch.n_layers * widest
+    cache = 2 * float(kv_bytes_per_token(arch, form)) * arch.n_layers * held
     hidden = max(arch.d_ff, arch.n_active_experts * arch.d_ff_expert)
     scores = arch.n_heads * max(p.batch_size * p.tokens * (p.tokens + p.context_tokens) for p in points)
     return _COPIES * float(weight_bytes(arch, form)) + cache + act * (4 * new * (arch.d_model + hidden) + 2 * scores)

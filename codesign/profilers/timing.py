@@ -47,17 +47,23 @@ def time_pass(
     run: Callable[[], float | None],
     settings: TimingSettings,
     clocks: Clocks | None = None,
+    *,
+    warm: bool = False,
 ) -> Timed:
     """Time one epoch of a pass of a loaded model.
 
-    Warm-up ends when two successive passes differ by less than `settings.settle` (at the least two passes, at the most
+    A pass that was `warm` a moment ago runs once before it is timed (another pass emptied the caches). Else warm-up ends when two successive passes differ by less than `settings.settle` (at the least two passes, at the most
     20, or max_time_s). Repeats go on until min_repeats and min_time_s are both reached, or max_repeats, or max_time_s.
 
     Args:
         run: one pass, to its end; returns the accelerator's seconds or None.
     """
     clocks = clocks or Clocks()
-    flags = [] if warm_up(run, settings, clocks) else ["unsteady"]
+    flags = []
+    if warm:
+        run()
+    elif not warm_up(run, settings, clocks):
+        flags.append("unsteady")
     wall: list[float] = []
     cpu: list[float] = []
     device: list[float] = []
@@ -105,14 +111,15 @@ def time_points(
             known = found.get(point)
             if known is not None and epoch >= settings.min_epochs and _settled(known, settings, clock):
                 continue
-            found[point] = _joined(known, time_pass(run, settings, clocks))
+            found[point] = _joined(known, time_pass(run, settings, clocks, warm=known is not None))
     return found
 
 
 def _settled(timed: Timed, settings: TimingSettings, clock: Clock) -> bool:
     """Whether the two smallest epochs agree, or the time is used up."""
     medians = sorted(epoch_medians(_of(timed, clock), timed.epochs))
-    return sum(timed.wall_s) >= settings.max_time_s or medians[1] <= (1 + settings.agree) * medians[0]
+    agree = len(medians) > 1 and medians[1] <= (1 + settings.agree) * medians[0]
+    return agree or sum(timed.wall_s) >= settings.max_time_s
 
 
 def _of(timed: Timed, clock: Clock) -> tuple[float, ...]:
