@@ -27,13 +27,15 @@ facts = st.dictionaries(
 def measurements(draw: st.DrawFn) -> Measurement:
     phase = draw(st.sampled_from(["prefill", "decode"]))
     maybe = st.none() | st.floats(1e-6, 1e12)
+    wall_s, clock = draw(times), draw(st.sampled_from(CLOCKS))
+    epochs = draw(st.sampled_from([(), (len(wall_s),), (1,) * len(wall_s)]))
     return Measurement(
         architecture=TINY.evolve(n_layers=draw(st.integers(1, 99)), qkv_bias=draw(st.booleans())),
         precision=draw(st.sampled_from(["fp32", "w4a32"])), engine=draw(texts), engine_version=draw(texts),
         options=draw(st.dictionaries(texts, texts, max_size=3)), phase=phase, batch_size=draw(st.integers(1, 64)),
         tokens=draw(st.integers(1, 10**6)), context_tokens=draw(st.integers(0, 10**6)), device=draw(texts),
-        power_mode=draw(st.none() | texts), clock=draw(st.sampled_from(CLOCKS)), wall_s=draw(times), cpu_s=draw(times),
-        device_s=draw(times), peak_memory_B=draw(maybe), energy_J=draw(maybe), power_W=draw(maybe),
+        power_mode=draw(st.none() | texts), clock=clock, wall_s=wall_s, cpu_s=wall_s[::-1],
+        device_s=wall_s, epochs=epochs, peak_memory_B=draw(maybe), energy_J=draw(maybe), power_W=draw(maybe),
         state={"before": draw(facts)}, host=draw(st.dictionaries(texts, texts, max_size=2)),
         flags=tuple(draw(st.sets(st.sampled_from(sorted(FLAGS))))), campaign=draw(texts), created_at=draw(texts),
         source=draw(texts),
@@ -121,6 +123,16 @@ def test_observe_folds_the_visits_of_a_pass() -> None:
     assert prefill.first is other and prefill.visits == 1 and math.isnan(prefill.again_log)
     assert prefill.energy_J is None and prefill.peak_memory_B is None
     assert observe([]) == []
+
+
+def test_the_smallest_epoch_counts() -> None:
+    """Two epochs: medians 0.03 and 0.02; the median of all five would be 0.025."""
+    m = record(cpu_s=(0.03, 0.04, 0.025, 0.02, 0.02), epochs=(3, 2))
+    assert m.seconds == 0.02 and observe([m])[0].seconds == 0.02
+    assert record(cpu_s=m.cpu_s).seconds == 0.025
+    for bad in ((3, 3), (5, 0), (6, -1), (4,), (3.0, 2.0), ("5",)):
+        with pytest.raises(MeasurementError, match="do not add up to 5 cpu times"):
+            record(cpu_s=m.cpu_s, epochs=bad)
 
 
 @given(st.lists(times, min_size=2, max_size=6), st.randoms())

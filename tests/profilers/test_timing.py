@@ -11,9 +11,9 @@ import pytest
 from synthetic import POINTS, TINY, Machine, record
 
 from codesign.errors import SpecError
-from codesign.measurement import observe
-from codesign.profilers.base import TimingSettings
-from codesign.profilers.timing import Timed, time_pass
+from codesign.measurement import epoch_medians, observe
+from codesign.profilers.base import Point, TimingSettings
+from codesign.profilers.timing import Timed, time_pass, time_points
 
 
 def passes(machine: Machine, times: Iterator[float]) -> Callable[[], None]:
@@ -29,15 +29,6 @@ def test_warm_up_ends_when_two_passes_agree() -> None:
     slow = [1.0, 0.5, 0.2, 0.1, 0.104]  # the fifth is within 5 % of the fourth
     got, _ = timed(itertools.chain(slow, itertools.repeat(0.1)), min_repeats=3, max_repeats=3)
     assert got.cpu_s == pytest.approx((0.1,) * 3) and got.flags == ()
-
-
-def test_on_warm_is_called_between_warm_up_and_the_timed_passes() -> None:
-    machine, seen = Machine(), []
-    times = itertools.chain([1.0, 0.5], itertools.repeat(0.1))
-    time_pass(
-        passes(machine, times), TimingSettings(max_repeats=5), machine.clocks, on_warm=lambda: seen.append(machine.cpu)
-    )
-    assert seen == [pytest.approx(50 + 1.0 + 0.5 + 0.1 + 0.1)]
 
 
 def test_wall_and_process_time_are_kept_raw_and_in_order() -> None:
@@ -89,11 +80,95 @@ def test_drift_is_flagged_and_noise_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"min_repeats": 0}, {"min_repeats": 9, "max_repeats": 8}, {"min_time_s": -1}, {"min_time_s": 30}]
+    "bad",
+    [
+        {"min_repeats": 0},
+        {"min_repeats": 9, "max_repeats": 8},
+        {"min_time_s": -1},
+        {"min_time_s": 30},
+        {"min_epochs": 0},
+        {"min_epochs": 5},
+        {"agree": -0.1},
+    ],
 )
 def test_limits_out_of_order_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(SpecError, match="in order"):
         TimingSettings(**bad)  # type: ignore[arg-type]
+
+
+class Turns(Machine):
+    """Notes which pass ran; a pass takes what its list says, in turn, then what its last entry says."""
+
+    def __init__(self, times: dict[Point, list[float]]) -> None:
+        super().__init__(stolen=0.0)
+        self.left, self.ran = {p: list(t) for p, t in times.items()}, []
+
+    def runs(self) -> dict[Point, Callable[[], None]]:
+        return {point: (lambda point=point: self.one(point)) for point in self.left}  # type: ignore[misc]
+
+    def one(self, point: Point) -> None:
+        self.ran.append(point)
+        left = self.left[point]
+        self.work(left.pop(0) if len(left) > 1 else left[0])
+
+
+A, B = POINTS[0], POINTS[2]
+THREE = {"min_repeats": 3, "max_repeats": 3, "min_time_s": 0.0}
+
+
+def in_turns(times: dict[Point, list[float]], **settings: float) -> tuple[dict[Point, Timed], Turns]:
+    machine = Turns(times)
+    return time_points(machine.runs(), TimingSettings(**{**THREE, **settings}), "cpu", machine.clocks), machine  # type: ignore[arg-type]
+
+
+def test_epochs_of_several_passes_are_interleaved() -> None:
+    found, machine = in_turns({A: [0.1], B: [0.2]})
+    assert machine.ran == ([A] * 5 + [B] * 5) * 2  # two passes to warm up and three timed, in turns
+    assert [(t.epochs, len(t.cpu_s), t.flags) for t in found.values()] == [((3, 3), 6, ())] * 2
+    assert found[B].cpu_s == pytest.approx((0.2,) * 6) and list(found) == [A, B]
+
+
+def epochs(*each: float) -> list[float]:
+    """Times of a pass whose epochs take so long: two to warm up and three timed."""
+    return [t for t in each for _ in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("each", "count"),
+    [
+        ((0.1, 0.101), 2), ((0.1, 0.12, 0.12), 4), ((0.12, 0.1, 0.101), 3), ((0.13, 0.12, 0.11, 0.1), 4),
+        ((0.1, 0.13, 0.1), 3),
+    ],
+)  # fmt: skip
+def test_epochs_follow_until_the_two_best_agree(each: tuple[float, ...], count: int) -> None:
+    found, machine = in_turns({A: epochs(*each), B: [0.2]})
+    assert found[A].epochs == (3,) * count and found[B].epochs == (3, 3)
+    assert min(epoch_medians(found[A].cpu_s, found[A].epochs)) == pytest.approx(min(each))
+    assert machine.ran[:20] == ([A] * 5 + [B] * 5) * 2 and set(machine.ran[20:]) <= {A}
+
+
+def test_epochs_end_at_the_time_limit_and_at_their_number() -> None:
+    disagree = epochs(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    assert in_turns({A: disagree}, max_epochs=6)[0][A].epochs == (3,) * 6
+    assert in_turns({A: disagree}, max_epochs=6, max_time_s=1.0)[0][A].epochs == (3, 3, 3)  # 0.3, 0.9, then 1.8 s
+    assert in_turns({A: disagree}, min_epochs=1, max_epochs=1)[0][A].epochs == (3,)
+    assert in_turns({A: epochs(0.1, 0.1)}, min_epochs=1, max_epochs=5)[0][A].epochs == (
+        3,
+        3,
+    )  # one alone agrees with nothing
+
+
+def test_the_clock_that_counts_decides_whether_epochs_agree() -> None:
+    machine = Turns({A: [0.1]})
+    own = itertools.chain([0.1] * 5, [0.2] * 5, [0.1] * 99)
+
+    def run() -> float:
+        machine.one(A)
+        return next(own)
+
+    settings = TimingSettings(**THREE, max_epochs=9)  # type: ignore[arg-type]
+    assert time_points({A: run}, settings, "device", machine.clocks)[A].epochs == (3, 3, 3)
+    assert time_points({A: run}, settings, "wall", machine.clocks)[A].epochs == (3, 3)
 
 
 class SlowlyBusy(Machine):
@@ -127,7 +202,7 @@ def test_what_again_log_says_of_a_second_measurement(load: str, visits: int) -> 
     The spread within a visit says how the pass repeats for a second: it would be far too narrow.
     """
     rng = np.random.default_rng(len(load) + visits)
-    settings = TimingSettings(min_repeats=9, max_repeats=9, min_time_s=0.0)
+    settings = TimingSettings(min_repeats=5, max_repeats=5, min_time_s=0.0)
     moved, again, within = [], [], []
     for _ in range(300):
         machine = SlowlyBusy(rng, LOADS[load])
@@ -135,8 +210,10 @@ def test_what_again_log_says_of_a_second_measurement(load: str, visits: int) -> 
         for _ in range(2):
             found = []
             for _ in range(visits):
-                one = time_pass(lambda machine=machine: machine.work(0.1), settings, machine.clocks)  # type: ignore[misc]
-                found.append(record(TINY, POINTS[0], cpu_s=one.cpu_s))
+                one = time_points(
+                    {POINTS[0]: lambda machine=machine: machine.work(0.1)}, settings, "cpu", machine.clocks
+                )  # type: ignore[misc]
+                found.append(record(TINY, POINTS[0], cpu_s=one[POINTS[0]].cpu_s, epochs=one[POINTS[0]].epochs))
                 machine.now += 600.0  # visits lie apart by more than the load lasts
             both += observe(found)
         first, second = both
@@ -148,5 +225,5 @@ def test_what_again_log_says_of_a_second_measurement(load: str, visits: int) -> 
     m, a, w = np.array(moved), np.array(again), np.array(within)
     assert 0.45 < np.mean(m <= a) < 0.76
     assert 0.72 < np.mean(m <= 3 * a) < 0.92
-    assert np.median(m) < 1.15 * np.median(a) < 4 * np.median(m)
+    assert np.median(m) < 1.3 * np.median(a) < 4 * np.median(m)  # 0.4 to 0.93; of 300 cases it is known to about 0.1
     assert np.mean(m <= 2 * w) < (0.3 if "15 %" in load else 0.8)  # an interval that claims 95 %
