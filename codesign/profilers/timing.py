@@ -52,8 +52,9 @@ def time_pass(
 ) -> Timed:
     """Time one epoch of a pass of a loaded model.
 
-    A pass that was `warm` a moment ago runs once before it is timed (another pass emptied the caches). Else warm-up ends when two successive passes differ by less than `settings.settle` (at the least two passes, at the most
-    20, or max_time_s). Repeats go on until min_repeats and min_time_s are both reached, or max_repeats, or max_time_s.
+    A pass that was `warm` a moment ago runs once before it is timed (another pass emptied the caches). Else warm-up ends when
+    two successive passes differ by less than `settings.settle` (at the least two passes, at the most 20, or max_time_s).
+    Repeats go on until min_repeats and min_time_s are both reached, or max_repeats, or max_time_s.
 
     Args:
         run: one pass, to its end; returns the accelerator's seconds or None.
