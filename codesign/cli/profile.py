@@ -161,7 +161,7 @@ def _with_progress(campaign: Campaign, records: Any, execute: Any, priors: Any, 
         TextColumn("{task.description}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
+        task = bar.add_task("starting", total=1)  # a column formats it; the campaign tells the true one at once
 
         def show(p: Any) -> None:
             bar.update(task, completed=p.done, total=p.total, description=p.label)
