@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,13 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError.of("onnxruntime", "profile", "--engine onnxruntime") from error
+        for package in ("onnxruntime", "onnx"):  # onnx writes the graphs
+            try:
+                import_module(package)
+            except ImportError as error:
+                raise MissingExtraError.of(package, "profile", "--engine onnxruntime") from error
+        import onnxruntime
+
         if unknown := sorted(set(options) - set(_OPTIONS)):
             raise SpecError(
                 f"unknown option(s) {', '.join(unknown)} of engine onnxruntime; allowed: {', '.join(_OPTIONS)}"
