@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from command_line import SHORT, codesign, command, environment, write_models
 
-pytest.importorskip("onnxruntime")
-sqlalchemy = pytest.importorskip("sqlalchemy")
-
 from codesign.measurement import Measurement
-from codesign.store import Store
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("sqlalchemy")
 
 MODELS = 4
 PASSES = 4  # prefill of 16 and 4 tokens, decode at two contexts
@@ -48,6 +47,8 @@ def count(home: Path) -> int:
 
 
 def found(home: Path) -> list[Measurement]:
+    from codesign.store import Store
+
     with Store(home / "measurements.sqlite", create=False) as store:
         return store.find()
 
