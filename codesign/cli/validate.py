@@ -56,6 +56,7 @@ def validate(
             f"{folder} is not a run of codesign (it has no frontier.jsonl); give the folder that search wrote"
         )
     frontier = read_frontier(path)
+    chosen = choose(frontier, top)
     name = engine or str(frontier.provenance["engine"])
     options = {"provider": provider} if provider else {}
     if name != "tensorrt" and (provider or "cpu") == "cpu":
@@ -66,7 +67,6 @@ def validate(
     if target.name == "host":  # one name for many machines; the frontier rests on this one's calibration
         check_machine(target, None, accelerator=accelerator, force=force)
     check_frontier(frontier, target.name, target.power_mode, force)
-    chosen = choose(frontier, top)
     campaigns = validation_campaigns(frontier, chosen, folder.resolve().name, name, opened.options, visits)
     with Store(store) as records:
         for one in campaigns:
