@@ -109,6 +109,7 @@ def build_campaigns(
     prompt: int,
     generate: int,
     batch: int,
+    phase: str | None,
     visits: int,
     compose: bool,
     name: str | None,
@@ -146,6 +147,9 @@ def build_campaigns(
         _MEMORY_SHARE * target.memory_B
     )  # of all memory, not of what is free now: the choice must be the same again
     rng = np.random.default_rng(seed)
+    if phase not in (None, *_PHASES):
+        raise SpecError(f"--phase '{phase}' is neither prefill nor decode; leave it out for both")
+    timed = tuple(point for point in points if phase in (None, point.phase))
     campaigns = []
     for form in forms:
         archs = [read_config(model) for model in models]
@@ -157,9 +161,9 @@ def build_campaigns(
                 archs = [archs[int(i)] for i in rng.permutation(len(archs))[:random]]
         campaigns.append(
             Campaign(
-                name=f"{name}-{form}" if name and len(forms) > 1 else name or _name(target, engine, form, options, points, archs),
+                name=f"{name}-{form}" if name and len(forms) > 1 else name or _name(target, engine, form, options, timed, archs),
                 architectures=archs, plan=plan, precision=form, engine=engine, engine_options=options, device=target.name,
-                power_mode=target.power_mode, points=points, visits=visits, compose=compose, seed=seed,
+                power_mode=target.power_mode, points=timed, visits=visits, compose=compose, seed=seed,
             )
         )  # fmt: skip
     priors = {form: phase_priors(target, engine, form, batch) for form in forms}

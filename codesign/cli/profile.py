@@ -38,6 +38,9 @@ def profile(
     prompt: Annotated[int, typer.Option(help="Prompt tokens; a quarter of it is timed too.")] = 512,
     generate: Annotated[int, typer.Option(help="Generated tokens: decode is timed at the mean context.")] = 128,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    phase: Annotated[
+        str | None, typer.Option(help="Only prefill or only decode; decode is quick, and repeats worse.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads, each on a CPU of its own; times of 1 repeat best.")] = 1,
     provider: Annotated[
         str | None, typer.Option(help="Of onnxruntime: cpu, cuda, tensorrt; of torch: cpu, cuda.")
@@ -95,7 +98,7 @@ def profile(
     setup = build_campaigns(
         device=device, power_mode=power_mode, engine=engine, options=options, threads=threads, models=chosen, space=space,
         plan=plan, random=random, max_params=parse_count(max_params, "--max-params") if max_params else None, precisions=parse_list(precision),
-        prompt=prompt, generate=generate, batch=batch, visits=visits, compose=compose, name=campaign, seed=seed,
+        prompt=prompt, generate=generate, batch=batch, phase=phase, visits=visits, compose=compose, name=campaign, seed=seed,
         remote=remote, force=force,
     )  # fmt: skip
     if layers:
