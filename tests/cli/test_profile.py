@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import resource
 import sqlite3
 import subprocess
@@ -16,7 +17,9 @@ import pytest
 from command_line import SHORT, SPACE, codesign, command, environment, write_models
 from synthetic import PRIOR, Book, dense, record, true_seconds
 
+from codesign.architecture import Architecture
 from codesign.cli import main
+from codesign.hf_config import config_dict
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("sqlalchemy")
@@ -122,17 +125,19 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(home: Path, mis
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_built(home: Path) -> None:
-    """Llama-3.1 8B at fp32 needs 80 GB: nothing of it is built, the model that fits is measured."""
-    tiny = write_models(home, 1)[0]
-    done = codesign(home, "profile", *HOST, "--models", f"llama-3.1-8b,{tiny}", "--visits", "1", *SHORT, timeout=60)
+    """One of 10^12 parameters: nothing of it is built, the model that fits is measured."""
+    arch = Architecture(n_layers=400, d_model=16384, n_heads=128, n_kv_heads=8, d_head=128, d_ff=49152, vocab_size=512)
+    giant, tiny = home / "giant.json", write_models(home, 1)[0]
+    giant.write_text(json.dumps(config_dict(arch, max_position_embeddings=1024)))
+    done = codesign(home, "profile", *HOST, "--models", f"{giant},{tiny}", "--visits", "1", *SHORT, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "1 architectures at fp32, 4 records added" in done.stdout
     assert (
-        "not measured: 32 layers x 4096: 32 layers x 4096 at fp32 needs about" in done.stdout
+        "not measured: 400 layers x 16384: 400 layers x 16384 at fp32 needs about" in done.stdout
         and "is free; take" in done.stdout
     )
-    only = codesign(home, "profile", *HOST, "--models", "llama-3.1-8b", "--visits", "1", *SHORT, timeout=60)
-    assert only.returncode == 2 and "nothing could be measured: 32 layers x 4096" in only.stderr
+    only = codesign(home, "profile", *HOST, "--models", str(giant), "--visits", "1", *SHORT, timeout=60)
+    assert only.returncode == 2 and "nothing could be measured: 400 layers x 16384" in only.stderr
 
 
 def test_a_full_disk_ends_the_campaign_and_keeps_what_was_recorded(home: Path) -> None:
