@@ -150,6 +150,7 @@ class Measurement:
         what = {
             "architecture": {k: v for k, v in self.architecture.to_dict().items() if k != "family"},
             "options": dict(sorted(self.options.items())),
+            "composed": "composed" in self.flags,
             **{
                 name: getattr(self, name)
                 for name in (

@@ -147,6 +147,8 @@ def run_campaign(
 
     for batch in _stages(campaign, state, wanted, priors):
         run([arch for arch in batch if state.visits(arch) < 1])
+        if not state.tried():
+            raise MeasurementError("nothing was measured and nothing was reported to have failed; run with --debug")
     for visit in range(1, campaign.visits + 1):  # from 1: a killed process may have left a first visit half made
         run([arch for arch in state.known() if state.visits(arch) < visit])
     for visit in range(campaign.visits + 1, campaign.visits + 1 + _EXTRA):

@@ -161,7 +161,7 @@ def build_campaigns(
                 archs = [archs[int(i)] for i in rng.permutation(len(archs))[:random]]
         campaigns.append(
             Campaign(
-                name=f"{name}-{form}" if name and len(forms) > 1 else name or _name(target, engine, form, options, timed, archs),
+                name=f"{name}-{form}" if name and len(forms) > 1 else name or _name(target, engine, form, options, timed, archs, compose),
                 architectures=archs, plan=plan, precision=form, engine=engine, engine_options=options, device=target.name,
                 power_mode=target.power_mode, points=timed, visits=visits, compose=compose, seed=seed,
             )
@@ -185,9 +185,10 @@ def _name(
     options: Mapping[str, str],
     points: Sequence[Point],
     pool: Sequence[Architecture],
+    compose: bool,
 ) -> str:
     """Equal campaigns share a name, and so their records; a larger plan of the same pool continues a smaller one."""
-    what = repr((device.power_mode, sorted(options.items()), points, [repr(a) for a in pool]))
+    what = repr((device.power_mode, sorted(options.items()), points, [repr(a) for a in pool], compose))
     return f"{device.name}-{engine}-{form}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from codesign.campaign.run import Campaign
+from codesign.devices import Device
 from codesign.errors import MeasurementError, SpecError
 from codesign.measurement import Measurement, observe
 from codesign.profilers import Point
@@ -85,21 +86,38 @@ class Validation:
         return out
 
 
-def check_frontier(frontier: Frontier, device: str, power_mode: str | None, force: bool) -> None:
-    """Refuse to compare a frontier with measurements of another device or mode.
+def check_frontier(
+    frontier: Frontier,
+    device: Device,
+    engine: str,
+    options: Mapping[str, str],
+    chosen: Sequence[Candidate],
+    force: bool,
+) -> None:
+    """Refuse to compare a frontier with measurements of another device, mode, engine, or engine options than it is of.
 
     Raises:
-        MeasurementError: the frontier is of another device or power mode.
+        MeasurementError: one of them differs.
     """
     searched = frontier.provenance["device"]
     for what, given, wanted in (
-        ("device", device, searched["name"]),
-        ("power mode", power_mode, searched["power_mode"]),
+        ("device", device.name, searched["name"]),
+        ("power mode", device.power_mode, searched["power_mode"]),
+        ("engine", engine, frontier.provenance["engine"]),
     ):
         if given != wanted and not force:
             raise MeasurementError(
                 f"the run was searched for {what} '{wanted}', not '{given}': its predictions are not of what would be measured; "
                 f"give --{what.replace(' ', '-')} {wanted}, search again for '{given}', or --force"
+            )
+    for precision in dict.fromkeys(c.precision for c in chosen):
+        fit = device.fit_for(engine, precision)
+        if fit is not None and dict(fit.options) != dict(options) and not force:
+            had = ", ".join(f"{k} {v}" for k, v in sorted(fit.options.items()))
+            now = ", ".join(f"{k} {v}" for k, v in sorted(options.items()))
+            raise MeasurementError(
+                f"the calibration at {precision} was made with {had}, and this would measure with {now}; give the same options, "
+                "calibrate again, or --force"
             )
 
 

@@ -66,7 +66,7 @@ def validate(
     target = target_device(device, power_mode, threads=threads, accelerator=accelerator, force=force)
     if target.name == "host":  # one name for many machines; the frontier rests on this one's calibration
         check_machine(target, None, accelerator=accelerator, force=force)
-    check_frontier(frontier, target.name, target.power_mode, force)
+    check_frontier(frontier, target, name, opened.options, chosen, force)
     campaigns = validation_campaigns(frontier, chosen, folder.resolve().name, name, opened.options, visits)
     with Store(store) as records:
         for one in campaigns:

@@ -126,7 +126,7 @@ def _visit(
                         architecture=arch, precision=task.precision, engine=task.engine, engine_version=engine.version,
                         options=dict(engine.options), phase=point.phase, batch_size=point.batch_size, tokens=point.tokens,
                         context_tokens=point.context_tokens, device=task.device, power_mode=task.power_mode,
-                        clock=engine.clock, wall_s=times.wall_s, cpu_s=times.cpu_s, device_s=times.device_s,
+                        clock=engine.clock, wall_s=times.wall_s, cpu_s=times.cpu_s if engine.clock == "cpu" or min(times.cpu_s) > 0 else (), device_s=times.device_s,
                         epochs=times.epochs, peak_memory_B=memory.peak_B(), state=state, host=facts.summary(),
                         flags=(*times.flags, *(("throttled",) if slower else ())), campaign=task.campaign,
                         created_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **energy,

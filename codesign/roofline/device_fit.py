@@ -92,7 +92,7 @@ def probed_prior(device: Device, precision: Precision) -> Prior:
     attention = 1.0 / (0.3 * peak_flop_per_s(device, "fp32" if precision.activation_bits == 32 else "fp16"))
     byte = 1.0 / (0.8 * device.bandwidth_Bps)
     seconds = {
-        "matmul_flop": (flop, 1.0), "matmul_B": (byte, 1.0), "head_B": (byte, 0.7), "attention_flop": (attention, 1.0),
+        "matmul_flop": (flop, 1.0), "matmul_B": (byte, 1.0), "head_flop": (flop, 1.0), "head_B": (byte, 0.7), "attention_flop": (attention, 1.0),
         "attention_B": (byte, 1.0), "activation_B": (byte, 1.0), "experts_flop": (flop, 1.0), "experts_B": (byte, 1.0),
         "expert": (20e-6, 1.5), "layer": (20e-6, 1.5), "step": (50e-6, 1.5),
     }  # fmt: skip
@@ -108,6 +108,7 @@ def catalogue_prior(device: Device, precision: Precision, rates: PhaseRates) -> 
     seconds = {
         "matmul_flop": 1.0 / (peak * rates.compute_efficiency),
         "matmul_B": byte,
+        "head_flop": 1.0 / (peak * rates.compute_efficiency),
         "head_B": byte,
         "attention_flop": 1.0 / (peak * rates.attention_efficiency),
         "attention_B": moved,

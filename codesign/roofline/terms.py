@@ -25,6 +25,7 @@ __all__ = ["FEATURES", "TERMS", "operator_terms", "pass_features", "pass_terms",
 TERMS: dict[str, str] = {
     "matmul_flop": "FLOP of projections and dense FFN",
     "matmul_B": "bytes of their weights",
+    "head_flop": "FLOP of the output head",
     "head_B": "bytes of the output head's weights",
     "attention_flop": "FLOP of scores and weighted values",
     "attention_B": "bytes of queries and KV cache",
@@ -48,7 +49,7 @@ def operator_terms(operator: Operator) -> dict[str, Any]:
     if operator.kind != "gemm":
         return {"activation_B": moved}
     if operator.name == "lm_head":
-        return {"head_B": operator.weight_B}
+        return {"head_flop": operator.flop, "head_B": operator.weight_B}
     group = "experts" if operator.name.startswith("experts") else "matmul"
     return {f"{group}_flop": operator.flop, f"{group}_B": operator.weight_B, "activation_B": moved}
 

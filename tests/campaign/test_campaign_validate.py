@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from synthetic import TINY, record
 
 from codesign.campaign.validate import check_frontier, choose, validate, validation_campaigns
+from codesign.devices import DeviceFit, PhaseTerms, load_device
 from codesign.errors import MeasurementError, SpecError
 from codesign.measurement import Measurement
 from codesign.profilers.base import Point
@@ -79,15 +81,43 @@ def test_bad_choices() -> None:
         validate(FRONTIER, DESIGNS, [record(DESIGNS[0].architecture, Point.decode(7))])  # another pass
 
 
-def test_a_frontier_of_another_device_or_mode_is_refused() -> None:
-    check_frontier(FRONTIER, "jetson_agx_orin_64gb", "30W", force=False)
+def test_a_frontier_of_another_device_mode_or_engine_is_refused() -> None:
+    orin = load_device("orin", "30W")
+    engine = str(PROVENANCE["engine"])
+    check_frontier(FRONTIER, orin, engine, {}, DESIGNS, force=False)
     with pytest.raises(
         MeasurementError, match=r"device 'jetson_agx_orin_64gb', not 'host'.*give --device jetson_agx_orin_64gb, search"
     ):
-        check_frontier(FRONTIER, "host", "30W", force=False)
+        check_frontier(FRONTIER, replace(orin, name="host"), engine, {}, DESIGNS, force=False)
     with pytest.raises(MeasurementError, match="power mode '30W', not 'MAXN'.*give --power-mode 30W"):
-        check_frontier(FRONTIER, "jetson_agx_orin_64gb", "MAXN", force=False)
-    check_frontier(FRONTIER, "host", None, force=True)
+        check_frontier(FRONTIER, load_device("orin"), engine, {}, DESIGNS, force=False)
+    with pytest.raises(MeasurementError, match=f"engine '{engine}', not 'torch'.*give --engine {engine}"):
+        check_frontier(FRONTIER, orin, "torch", {}, DESIGNS, force=False)
+    check_frontier(FRONTIER, load_device("orin"), "torch", {}, DESIGNS, force=True)
+
+
+def test_other_options_than_the_calibration_s_are_refused() -> None:
+    terms = PhaseTerms(
+        seconds_per={"step": 1.0},
+        interval_log=0.1,
+        interval_beyond_log=0.2,
+        span_params=(1.0, 2.0),
+        n_rows=1,
+        n_architectures=1,
+    )
+    fit = DeviceFit(
+        engine=str(PROVENANCE["engine"]),
+        precision="fp32",
+        options={"threads": "1"},
+        power_mode="30W",
+        source="made up",
+        decode=terms,
+    )
+    orin = replace(load_device("orin", "30W"), fits=(fit,))
+    check_frontier(FRONTIER, orin, fit.engine, {"threads": "1"}, DESIGNS, force=False)
+    with pytest.raises(MeasurementError, match="fp32 was made with threads 1, and this would measure with threads 4"):
+        check_frontier(FRONTIER, orin, fit.engine, {"threads": "4"}, DESIGNS, force=False)
+    check_frontier(FRONTIER, orin, fit.engine, {"threads": "4"}, DESIGNS, force=True)
 
 
 def test_the_summary_by_hand() -> None:
