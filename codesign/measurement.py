@@ -20,7 +20,7 @@ from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, SchemaError
 from codesign.operators import Phase
 
-__all__ = ["CLOCKS", "FLAGS", "Clock", "Measurement", "Observation", "epoch_medians", "observe"]
+__all__ = ["CLOCKS", "FLAGS", "Clock", "Measurement", "Observation", "epoch_medians", "machine_name", "observe"]
 
 Clock = Literal["wall", "cpu", "device"]
 CLOCKS: tuple[Clock, ...] = ("wall", "cpu", "device")
@@ -35,7 +35,23 @@ FLAGS = {
 }
 
 
+_SPOILED = {"throttled", "unsteady"}
 _LISTS = ("wall_s", "cpu_s", "device_s", "epochs", "flags")
+
+
+def machine_name(host: Mapping[str, str]) -> str:
+    """What tells one host from another: processor, CPUs that the process may use, memory in GB.
+
+    Processors of virtual machines can share a name; then count and memory tell them apart, most of the time.
+
+    Example:
+        >>> machine_name({"cpu_model": "AMD EPYC", "cores_usable": "2", "memory_B": "25276514304"})
+        'AMD EPYC, 2 CPUs, 25 GB'
+    """
+    if "cpu_model" not in host and "machine" not in host:
+        return ""
+    memory = f"{float(host['memory_B']) / 1e9:.0f} GB" if "memory_B" in host else "unknown memory"
+    return f"{host.get('cpu_model') or host['machine']}, {host.get('cores_usable', '?')} CPUs, {memory}"
 
 
 def epoch_medians(times: Sequence[float], epochs: Sequence[int]) -> list[float]:
@@ -145,12 +161,18 @@ class Measurement:
         return min(epoch_medians(self.times, self.epochs))
 
     @property
+    def machine(self) -> str:
+        """Processor, usable CPUs and memory of who measured, which tell one host from another; empty where unknown."""
+        return machine_name(self.host)
+
+    @property
     def key(self) -> str:
         """Identity of the pass (16 hex digits): equal for visits that may be folded together."""
         what = {
             "architecture": {k: v for k, v in self.architecture.to_dict().items() if k != "family"},
             "options": dict(sorted(self.options.items())),
             "composed": "composed" in self.flags,
+            "machine": self.machine if self.device == "host" else "",
             **{
                 name: getattr(self, name)
                 for name in (
@@ -227,12 +249,16 @@ class Observation:
 
 
 def observe(measurements: Iterable[Measurement]) -> list[Observation]:
-    """Fold visits by `Measurement.key`, in the order of first appearance."""
+    """Fold visits by `Measurement.key`, in the order of first appearance.
+
+    Visits that were throttled, or did not settle, are left out where there is another.
+    """
     groups: dict[str, list[Measurement]] = {}
     for m in measurements:
         groups.setdefault(m.key, []).append(m)
     out = []
-    for visits in groups.values():
+    for every in groups.values():
+        visits = [m for m in every if not _SPOILED & set(m.flags)] or every
         medians = sorted(m.seconds for m in visits)
         energies = [m.energy_J for m in visits if m.energy_J is not None]
         memories = [m.peak_memory_B for m in visits if m.peak_memory_B is not None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from codesign.campaign.setup import phase_priors
-from codesign.campaign.target import host_device, machine_name, recorded_machine
+from codesign.campaign.target import host_device, machine_name
 from codesign.devices import Device, DeviceFit, load_device, user_devices
 from codesign.errors import MeasurementError, SpecError
 from codesign.measurement import Measurement, observe
@@ -14,6 +15,8 @@ from codesign.profilers.host import detect_host
 from codesign.roofline.calibration import load_calibration
 from codesign.roofline.device_calibration import PhaseReport, calibrate_device
 from codesign.workload import PRECISIONS
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = ["Calibrated", "calibrate_measurements", "device_to_calibrate"]
 
@@ -72,14 +75,14 @@ def calibrate_measurements(
     own = _of_this_mode(device, own, force)
     here = machine_name(detect_host()) if device.name == "host" else ""
     if here and not force:
-        foreign = sorted({recorded_machine(m) for m in own} - {here, ""})
+        foreign = sorted({m.machine for m in own} - {here, ""})
         if foreign:
             raise MeasurementError(
                 f"measurements of 'host' in {source} are of another machine ({'; '.join(foreign)}; this is {here}); give the "
                 "--campaign of this machine or another --store, or --force"
             )
     groups: dict[str, list[Measurement]] = {}
-    for m in own:
+    for m in _of_newest_version(own):
         groups.setdefault(repr((m.engine, m.precision, sorted(m.options.items()), m.clock)), []).append(m)
     found = [_calibrate_one(device, group, source, here) for group in groups.values()]
     kept = [old for old in device.fits if all(_cell(old) != _cell(new.fit) for new in found)]
@@ -97,6 +100,21 @@ def _of_this_mode(device: Device, own: Sequence[Measurement], force: bool) -> li
             "--force to take them as they are"
         )
     return [replace(m, power_mode=device.power_mode) for m in own]
+
+
+def _of_newest_version(own: Sequence[Measurement]) -> list[Measurement]:
+    """Records that `profile` made with an engine's last used version, and all from other tools' files."""
+    last: dict[str, str] = {}
+    for m in own:
+        if m.source == "profile":
+            last[m.engine] = m.engine_version
+    kept = [m for m in own if m.source != "profile" or m.engine_version == last[m.engine]]
+    if len(kept) < len(own):
+        _LOG.warning(
+            "%d measurements of older versions are left out; in use: %s",
+            len(own) - len(kept), ", ".join(f"{engine} {version}" for engine, version in last.items()),
+        )  # fmt: skip
+    return kept
 
 
 def _cell(fit: DeviceFit) -> tuple[object, ...]:

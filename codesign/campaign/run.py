@@ -49,7 +49,8 @@ class Campaign:
     Args:
         name: equal names share their records. architectures: either the models to measure, or the pool to plan from.
         plan: how many of the pool to measure; None: all, in order. precision, engine, engine_options, device, power_mode,
-            points, settings: of every visit.
+            points, settings: of every visit. engine_version, machine: records of others do not count as visits (empty: unknown).
+            force: see `Task`.
         visits: to each architecture at least, as far apart as the campaign is long. again_log: architectures with a pass
             whose two best visits differ by more (in ln seconds) get up to two more.
         compose: measure two shallow depths instead of models of 8 layers or more. seed: of random weights and choices.
@@ -61,8 +62,11 @@ class Campaign:
     precision: str
     engine: str
     engine_options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    engine_version: str = ""
     device: str
+    machine: str = ""
     power_mode: str | None = None
+    force: bool = False
     points: tuple[Point, ...]
     settings: TimingSettings = TimingSettings()
     visits: int = 2
@@ -76,7 +80,7 @@ class Campaign:
         return Task(
             architecture=arch, precision=self.precision, engine=self.engine, engine_options=self.engine_options,
             points=self.points, device=self.device, power_mode=self.power_mode, campaign=self.name,
-            settings=self.settings, depths=depths,
+            settings=self.settings, depths=depths, force=self.force,
         )  # fmt: skip
 
 
@@ -181,10 +185,14 @@ def _stages(
 
 
 def belongs(m: Measurement, campaign: Campaign) -> bool:
-    """Whether a record is of what the campaign measures: two campaigns may have been given one name.
+    """Whether a record is of what the campaign measures: two campaigns may have been given one name, or the engine be new.
 
-    Options that the campaign does not name are the engine's own choice.
+    Options that the campaign does not name are the engine's own choice; so is a version that it does not know.
     """
+    if campaign.engine_version and m.engine_version != campaign.engine_version:
+        return False
+    if campaign.machine and m.machine and m.machine != campaign.machine:
+        return False
     same = all(getattr(m, name) == getattr(campaign, name) for name in ("precision", "engine", "device", "power_mode"))
     return same and all(m.options.get(name, value) == value for name, value in campaign.engine_options.items())
 

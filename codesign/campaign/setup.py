@@ -9,25 +9,35 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from codesign.architecture import Architecture
 from codesign.campaign.fleet import Fleet
 from codesign.campaign.fleet_worker import Worker
 from codesign.campaign.local import run_here
 from codesign.campaign.plan import candidate_pool
 from codesign.campaign.run import Campaign, Execute
 from codesign.campaign.target import target_device
-from codesign.devices import Device, load_device
+from codesign.devices import Device, load_device, user_devices
 from codesign.errors import SpecError
 from codesign.hf_config import read_config
+from codesign.measurement import machine_name
 from codesign.operators import Phase
 from codesign.profilers import Engine, Point
 from codesign.profilers.engines import open_engine
+from codesign.profilers.host import detect_host
 from codesign.roofline.calibration import load_calibration
 from codesign.roofline.device_fit import Prior, catalogue_prior, probed_prior
 from codesign.search.spaces import load_space
 from codesign.workload import PRECISIONS, Workload, parse_precision
 
-__all__ = ["Setup", "build_campaigns", "check_choice", "open_fleet", "phase_priors", "points_of"]
+__all__ = [
+    "Setup",
+    "build_campaigns",
+    "calibrated_options",
+    "check_choice",
+    "implied_options",
+    "open_fleet",
+    "phase_priors",
+    "points_of",
+]
 
 _VOCABULARIES = (32000, 50304, 100352)  # so that the output head's cost is told from the layers'
 _MEMORY_SHARE = 0.6
@@ -123,7 +133,7 @@ def build_campaigns(
         CodesignError: a device, engine, option, model, space or precision that is not possible here.
     """
     local: Engine | None = None
-    options = {**options, **_implied(engine, options, threads, batch)}
+    options = {**implied_options(engine, options, threads, batch), **options}
     if remote:
         if device.strip().lower() == "host":
             raise SpecError(
@@ -149,28 +159,34 @@ def build_campaigns(
     rng = np.random.default_rng(seed)
     if phase not in (None, *_PHASES):
         raise SpecError(f"--phase '{phase}' is neither prefill nor decode; leave it out for both")
+    here = machine_name(detect_host().summary()) if local is not None and target.name == "host" else ""
     timed = tuple(point for point in points if phase in (None, point.phase))
     campaigns = []
     for form in forms:
         archs = [read_config(model) for model in models]
+        kind, pool = "models", [repr(arch) for arch in archs]
         if not archs:
             designs = load_space(space, [form], 50304)
             designs = designs.with_axis("vocab_size", _VOCABULARIES) if space in ("dense", "default") else designs
             archs = candidate_pool(designs, form, points, memory_B=memory, max_params=largest, rng=rng)
+            kind = "plan"
+            pool = [repr(arch) for arch in archs]
             if random is not None:
+                kind = "random"
                 archs = [archs[int(i)] for i in rng.permutation(len(archs))[:random]]
         campaigns.append(
             Campaign(
-                name=f"{name}-{form}" if name and len(forms) > 1 else name or _name(target, engine, form, options, timed, archs, compose),
+                name=f"{name}-{form}" if name and len(forms) > 1 else name or _name(target, engine, form, (target.power_mode, sorted(options.items()), timed, kind, pool, compose, here)),
                 architectures=archs, plan=plan, precision=form, engine=engine, engine_options=options, device=target.name,
-                power_mode=target.power_mode, points=timed, visits=visits, compose=compose, seed=seed,
+                power_mode=target.power_mode, points=timed, machine=here, force=force,
+                engine_version=local.version if local else "", visits=visits, compose=compose, seed=seed,
             )
         )  # fmt: skip
     priors = {form: phase_priors(target, engine, form, batch) for form in forms}
     return Setup(device=target, campaigns=tuple(campaigns), engine=local, priors=priors)
 
 
-def _implied(engine: str, options: Mapping[str, str], threads: int, batch: int) -> dict[str, str]:
+def implied_options(engine: str, options: Mapping[str, str], threads: int, batch: int) -> dict[str, str]:
     """Options that follow from others: threads of engines on the CPU, the largest batch of a TensorRT engine."""
     if engine == "tensorrt":
         return {"max_batch": str(batch)} if batch > 1 else {}
@@ -178,18 +194,23 @@ def _implied(engine: str, options: Mapping[str, str], threads: int, batch: int) 
     return {"threads": str(threads)} if on_cpu and engine in ("onnxruntime", "torch") else {}
 
 
-def _name(
-    device: Device,
-    engine: str,
-    form: str,
-    options: Mapping[str, str],
-    points: Sequence[Point],
-    pool: Sequence[Architecture],
-    compose: bool,
-) -> str:
-    """Equal campaigns share a name, and so their records; a larger plan of the same pool continues a smaller one."""
-    what = repr((device.power_mode, sorted(options.items()), points, [repr(a) for a in pool], compose))
-    return f"{device.name}-{engine}-{form}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+def calibrated_options(
+    device: str, power_mode: str | None, engine: str, precision: str, asked: Mapping[str, str], batch: int
+) -> dict[str, str]:
+    """Options to open an engine with, so that it runs as the device's calibration was made: what was asked for goes first,
+    then the calibration's, then what is implied.
+    """
+    fit = None
+    if device.strip().lower() != "host" or (user_devices() / "host.toml").is_file():
+        fit = load_device(device, power_mode).fit_for(engine, precision)
+    had = {name: value for name, value in fit.options.items() if name != "nvpmodel"} if fit else {}
+    merged = {**had, **asked}
+    return {**implied_options(engine, merged, 1, batch), **merged}
+
+
+def _name(device: Device, engine: str, form: str, what: object) -> str:
+    """Equal campaigns share a name, and so their records; more of the same pool continue fewer."""
+    return f"{device.name}-{engine}-{form}-{hashlib.sha256(repr(what).encode()).hexdigest()[:8]}"
 
 
 @contextmanager

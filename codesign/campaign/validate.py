@@ -14,7 +14,7 @@ from codesign.campaign.run import Campaign
 from codesign.devices import Device
 from codesign.errors import MeasurementError, SpecError
 from codesign.measurement import Measurement, observe
-from codesign.profilers import Point
+from codesign.profilers import Engine, Point
 from codesign.search import Candidate, Frontier
 from codesign.workload import Workload
 
@@ -146,17 +146,28 @@ def _points(workload: Workload) -> dict[str, Point]:
 
 
 def validation_campaigns(
-    frontier: Frontier, chosen: Sequence[Candidate], run: str, engine: str, options: Mapping[str, str], visits: int
+    frontier: Frontier,
+    chosen: Sequence[Candidate],
+    run: str,
+    engine: Engine,
+    machine: str,
+    visits: int,
+    force: bool = False,
 ) -> list[Campaign]:
-    """One campaign a precision: the chosen designs at the frontier's workload."""
+    """One campaign a precision: the chosen designs at the frontier's workload.
+
+    Args:
+        run: name of the run; engine: open. machine: who measures, for the device host, else empty.
+    """
     device = frontier.provenance["device"]
     points = tuple(_points(Workload(**frontier.provenance["workload"])).values())
     forms = list(dict.fromkeys(c.precision for c in chosen))
     return [
         Campaign(
             name=f"validate-{run}-{form}", architectures=[c.architecture for c in chosen if c.precision == form],
-            precision=form, engine=engine, engine_options=options, device=device["name"],
-            power_mode=device["power_mode"], points=points, visits=visits,
+            precision=form, engine=engine.name, engine_options=engine.options, engine_version=engine.version,
+            device=device["name"], machine=machine, power_mode=device["power_mode"], points=points, visits=visits,
+            force=force,
         )
         for form in forms
     ]  # fmt: skip

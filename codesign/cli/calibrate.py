@@ -81,7 +81,7 @@ def calibrate(
             from codesign.importers import read_measurements
 
             read = read_measurements(
-                Path(name), kind=kind, device=target.name, power_mode=target.power_mode, model=model,
+                Path(name), kind=kind, device=device, power_mode=power_mode, model=model,
                 precision=precision, engine=engine, archs=Path(archs) if archs else None,
                 phase=phase, tokens=tokens, context=context, batch=batch,  # type: ignore[arg-type]
             )  # fmt: skip
@@ -106,7 +106,7 @@ def calibrate(
         return
     _show(fits)
     print(f"written: {path}")
-    how = f"--device {path}" if out else f"--device {target.name}"
+    how = f"--device {path}" if out else f"--device {device if '/' not in device else target.name}"
     mode = f" --power-mode {target.power_mode}" if power_mode else ""
     print(f"next: codesign search {how}{mode} --latency ...; it uses this calibration")
 

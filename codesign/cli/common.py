@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from codesign.workload import Workload
 
-__all__ = ["console", "parse_list", "perplexity", "workload_of"]
+__all__ = ["console", "parse_list", "parse_options", "perplexity", "workload_of"]
 
 
 def console() -> Console:
@@ -50,3 +50,20 @@ def perplexity(loss: float) -> float:
     import math
 
     return math.exp(loss)
+
+
+def parse_options(texts: list[str] | None) -> dict[str, str]:
+    """Options of an engine, each name=value.
+
+    Raises:
+        SpecError: a text without '='.
+    """
+    from codesign.errors import SpecError
+
+    found = {}
+    for text in texts or []:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise SpecError(f"--option '{text}' is not name=value")
+        found[name] = value
+    return found

@@ -87,7 +87,7 @@ def predict(
     engine_name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, form)
     workload = workload_of(prompt, generate, batch)
     arch = read_config(model)
-    cost = RooflineModel.of(chosen, fits.rates(chosen, engine_name, form, batch))
+    cost = RooflineModel.of(chosen, fits.rates(chosen, engine_name, form, batch, workload))
     law = load_law(loss_law)
     trained = parse_count(tokens, "--tokens")
     if trained < 1:
@@ -121,12 +121,13 @@ def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tok
 
     estimate = cost.estimate(arch, workload, form)
     energy_log = cost.power.interval_log if cost.power else 0.0
+    beyond = _beyond(arch, cost)
     result: dict[str, Any] = {"params": int(arch.params_total), "params_active": int(arch.params_active)}
     for key, name in (("ttft_s", "ttft"), ("latency_s", "latency"), ("e2e_s", "e2e"), ("memory_B", "memory"),
                       ("energy_J", "energy"), ("power_W", "power")):  # fmt: skip
         value = float(metric(name, arch, estimate))
         known = math.isfinite(value)
-        spread = math.exp(1.645 * metric_log_sd(name, cost.rates, energy_log))
+        spread = math.exp(1.645 * metric_log_sd(name, cost.rates, energy_log, bool(beyond)))
         result[key] = value if known else None
         if spread > 1:
             result[f"{key}_90"] = [value / spread, value * spread] if known else None
@@ -140,8 +141,19 @@ def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tok
     result["outside"] = [
         name for name, flag in law.outside(arch, tokens).items() if bool(np.any(flag)) and name != "vocab"
     ]
+    result["beyond_measured"] = beyond
     result["priors"] = [name for name, flag in law.priors(arch).items() if bool(np.any(flag))]
     return result
+
+
+def _beyond(arch: Any, cost: RooflineModel) -> list[str]:
+    """In what the model lies outside of what the device's own calibration measured."""
+    terms = cost.rates.decode.terms
+    if terms is None:
+        return []
+    low, high = terms.span_params
+    found = [] if low <= arch.params_active <= high else ["size"]
+    return [*found, "experts"] if arch.n_experts and not terms.mixtures else found
 
 
 def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
@@ -187,6 +199,10 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
         rates = cost.rates.of(phase)
         screen.print(
             f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows); 90 % interval: times or divided by {math.exp(rates.interval_log):.2f}"
+        )
+    if result["beyond_measured"]:
+        screen.print(
+            f"  not measured on this device: models of this {' or with '.join(result['beyond_measured'])}; the interval is wider"
         )
     if cost.power is not None:
         screen.print(f"  energy: {cost.power.source.split(';')[0]}")

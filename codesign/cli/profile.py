@@ -82,7 +82,7 @@ def profile(
     Example: codesign profile --device orin --engine tensorrt --models qwen2.5-0.5b --on nvidia@board1 --on nvidia@board2
     """
     from codesign.campaign.setup import build_campaigns, check_choice, open_fleet
-    from codesign.cli.common import parse_list
+    from codesign.cli.common import parse_list, parse_options
     from codesign.errors import SpecError
     from codesign.store import Store
     from codesign.units import parse_count
@@ -91,7 +91,7 @@ def profile(
         raise SpecError("--layers goes with --models NAME, on this machine: it looks into single models")
     chosen = parse_list(models)
     check_choice(plan, random, chosen)
-    options = _options(option) | ({"provider": provider} if provider else {})
+    options = parse_options(option) | ({"provider": provider} if provider else {})
     remote = bool(on or hosts or scheduler)
     if visits < 1:
         raise SpecError(f"--visits {visits} must be at least 1")
@@ -108,7 +108,7 @@ def profile(
         for one in setup.campaigns:
             outcome = _with_progress(one, records, execute, setup.priors[one.precision], quiet)
             if not quiet:
-                _tell(one, outcome, records.name)
+                _tell(one, outcome, records.name, device)
 
 
 def _show_layers(setup: Setup, names: list[str]) -> None:
@@ -136,18 +136,6 @@ def _show_layers(setup: Setup, names: list[str]) -> None:
                 console().print(table)
 
 
-def _options(texts: list[str] | None) -> dict[str, str]:
-    from codesign.errors import SpecError
-
-    found = {}
-    for text in texts or []:
-        name, sign, value = text.partition("=")
-        if not sign or not name:
-            raise SpecError(f"--option '{text}' is not name=value")
-        found[name] = value
-    return found
-
-
 def _with_progress(campaign: Campaign, records: Any, execute: Any, priors: Any, quiet: bool) -> Outcome:
     """Run with a bar on stderr where it is a terminal."""
     import sys
@@ -172,7 +160,7 @@ def _with_progress(campaign: Campaign, records: Any, execute: Any, priors: Any, 
         return run_campaign(campaign, records, execute, priors=priors, on_progress=show)
 
 
-def _tell(campaign: Campaign, outcome: Outcome, store: str) -> None:
+def _tell(campaign: Campaign, outcome: Outcome, store: str, device: str) -> None:
     print(
         f"{campaign.name}: {outcome.architectures} architectures at {campaign.precision}, {outcome.records} records added to "
         f"{store}"
@@ -181,4 +169,5 @@ def _tell(campaign: Campaign, outcome: Outcome, store: str) -> None:
         print(f"  not measured: {arch.n_layers} layers x {arch.d_model}: {why}")
     if outcome.records == 0 and not outcome.failed:
         print("  nothing was missing: give another --plan, --visits or --campaign to measure more")
-    print(f"next: codesign calibrate --device {campaign.device}")
+    mode = f" --power-mode {campaign.power_mode}" if campaign.power_mode else ""
+    print(f"next: codesign calibrate --device {device}{mode}")

@@ -190,6 +190,9 @@ def _own_calibration(precision: str, rates: Any) -> str:
             )
         elif "seconds_per" in r:
             parts.append(f"{phase} error not cross-validated ({r['architectures']} architectures)")
+    for phase in ("decode", "prefill"):
+        if rates[phase].get("covered") is False:
+            parts.append(f"no {phase} of about this length and batch was measured: a wider interval")
     beyond = math.exp(max(rates[phase].get("interval_beyond_log", 0.0) for phase in ("decode", "prefill")))
     return (
         f"calibration ({precision}) is this device's own: {'; '.join(parts)}; designs marked S get an interval of times or divided "

@@ -17,9 +17,13 @@ def validate(
     device: Annotated[str, typer.Option("--device", "-d", help="host, or the name of the board this runs on.")],
     top: Annotated[int, typer.Option(help="How many designs, spread over the frontier.")] = 8,
     engine: Annotated[str | None, typer.Option(help="Default: the engine that the run was searched for.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads, as the calibration was made with.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: as the calibration was made with.")] = None,
     provider: Annotated[
         str | None, typer.Option(help="Of onnxruntime: cpu, cuda, tensorrt; of torch: cpu, cuda.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Option of the engine, name=value; default: as the calibration was made with."),
     ] = None,
     power_mode: Annotated[str | None, typer.Option(help="Power mode; default: what the board reports.")] = None,
     visits: Annotated[int, typer.Option(help="Visits to each design, apart in time.")] = 3,
@@ -39,12 +43,16 @@ def validate(
 
     from codesign.campaign.local import run_here
     from codesign.campaign.run import belongs, run_campaign
-    from codesign.campaign.setup import phase_priors
+    from codesign.campaign.setup import calibrated_options, phase_priors
     from codesign.campaign.target import check_machine, target_device
     from codesign.campaign.validate import check_frontier, choose, validation_campaigns
     from codesign.campaign.validate import validate as compare
+    from codesign.cli.common import parse_options
     from codesign.errors import SpecError
+    from codesign.measurement import machine_name
+    from codesign.profilers.base import uses_accelerator
     from codesign.profilers.engines import open_engine
+    from codesign.profilers.host import detect_host
     from codesign.report.validation import write_validation
     from codesign.search import read_frontier
     from codesign.store import Store
@@ -56,18 +64,27 @@ def validate(
             f"{folder} is not a run of codesign (it has no frontier.jsonl); give the folder that search wrote"
         )
     frontier = read_frontier(path)
-    chosen = choose(frontier, top)
     name = engine or str(frontier.provenance["engine"])
-    options = {"provider": provider} if provider else {}
-    if name != "tensorrt" and (provider or "cpu") == "cpu":
-        options["threads"] = str(threads)
-    opened = open_engine(name, options)
-    accelerator = opened.clock == "device" or (provider or "cpu") != "cpu"
-    target = target_device(device, power_mode, threads=threads, accelerator=accelerator, force=force)
-    if target.name == "host":  # one name for many machines; the frontier rests on this one's calibration
-        check_machine(target, None, accelerator=accelerator, force=force)
+    chosen = choose(frontier, top)
+    asked = (
+        parse_options(option)
+        | ({"provider": provider} if provider else {})
+        | ({"threads": str(threads)} if threads else {})
+    )
+    batch = int(frontier.provenance["workload"]["batch_size"])
+    opened = open_engine(name, calibrated_options(device, power_mode, name, chosen[0].precision, asked, batch))
+    target = target_device(
+        device,
+        power_mode,
+        threads=int(opened.options.get("threads", "1")),
+        accelerator=uses_accelerator(opened),
+        force=force,
+    )
+    if target.name == "host":
+        check_machine(target, None, accelerator=False, force=force)
     check_frontier(frontier, target, name, opened.options, chosen, force)
-    campaigns = validation_campaigns(frontier, chosen, folder.resolve().name, name, opened.options, visits)
+    here = machine_name(detect_host().summary()) if target.name == "host" else ""
+    campaigns = validation_campaigns(frontier, chosen, folder.resolve().name, opened, here, visits, force)
     with Store(store) as records:
         for one in campaigns:
             priors = phase_priors(target, name, one.precision, one.points[0].batch_size)

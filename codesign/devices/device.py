@@ -176,7 +176,10 @@ class Device:
         return next((mode for mode in self.power_modes if mode.name == self.power_mode), None)
 
     def fit_for(self, engine: str | None, precision: str | None) -> DeviceFit | None:
-        """The newest fit of an engine at a precision (None: of any) in the power mode in force; None if there is none."""
+        """The newest fit of an engine at a precision (None: of any) in the power mode in force; None if there is none.
+
+        Of fits made together with other options (threads, provider) the one on the most architectures counts.
+        """
         matching = [
             fit
             for fit in self.fits
@@ -184,7 +187,7 @@ class Device:
             and fit.precision == (precision or fit.precision)
             and fit.power_mode == self.power_mode
         ]
-        return max(matching, key=lambda fit: fit.fitted_at) if matching else None
+        return max(matching, key=lambda fit: (fit.fitted_at, fit.n_architectures)) if matching else None
 
     def usual_precision(self, engine: str | None = None) -> str:
         """The precision to assume where none is named: 16 bits, or what the device's own calibration was made at, if it

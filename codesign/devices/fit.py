@@ -49,6 +49,7 @@ class PhaseTerms:
     seconds_per: term (see `codesign.roofline.terms.TERMS`) to seconds per FLOP, byte, layer, expert or pass, at least 0.
     interval_log: half-width of the 90 % interval of ln(seconds) inside the measured sizes; interval_beyond_log: outside.
     span_params: smallest and largest active parameters that were measured; mixtures: whether experts were among them.
+    span_tokens: shortest and longest measured prompt (prefill) or context (decode); batches: measured numbers of requests.
     n_rows, n_architectures: what it was fitted on. held_out: cross-validated errors by name.
     """
 
@@ -57,10 +58,16 @@ class PhaseTerms:
     interval_log: float
     interval_beyond_log: float
     span_params: tuple[float, float]
+    span_tokens: tuple[float, float]
+    batches: tuple[int, ...]
     mixtures: bool = False
     n_rows: int
     n_architectures: int
     held_out: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def covers(self, tokens: float, batch_size: int) -> bool:
+        """Whether passes of about this length (half to twice the measured ones) and batch were measured."""
+        return batch_size in self.batches and self.span_tokens[0] / 2 <= tokens <= 2 * self.span_tokens[1]
 
     def __post_init__(self) -> None:
         for name, value in self.seconds_per.items():
@@ -71,6 +78,8 @@ class PhaseTerms:
                 f"interval_log {self.interval_log!r} and interval_beyond_log {self.interval_beyond_log!r} must lie "
                 "between 0 and 20, in this order"
             )
+        if not 0 <= self.span_tokens[0] <= self.span_tokens[1] < math.inf or not self.batches or min(self.batches) < 1:
+            raise SpecError("span_tokens must be two numbers in order, batches one or more numbers of at least 1")
         if not 0 < self.span_params[0] <= self.span_params[1] < math.inf or self.n_rows < 1 or self.n_architectures < 1:
             raise SpecError("span_params must be two numbers in order, n_rows and n_architectures at least 1")
 
@@ -92,6 +101,11 @@ class DeviceFit:
     source: str
     prefill: PhaseTerms | None = None
     decode: PhaseTerms | None = None
+
+    @property
+    def n_architectures(self) -> int:
+        """Architectures measured in the phase that has more."""
+        return max(terms.n_architectures for terms in (self.prefill, self.decode) if terms is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a device file; what is None is left out."""
@@ -130,8 +144,10 @@ def _phase(data: Mapping[str, Any]) -> PhaseTerms:
             r[name] = tuple(r[name])
         r["points"] = tuple(tuple(float(v) for v in point) for point in r["points"])
         values["residual"] = ResidualFit(**r)
-    low, high = values["span_params"]
-    values["span_params"] = (float(low), float(high))
+    for name in ("span_params", "span_tokens"):
+        low, high = values[name]
+        values[name] = (float(low), float(high))
+    values["batches"] = tuple(int(v) for v in values["batches"])
     values["seconds_per"] = {str(k): float(v) for k, v in values["seconds_per"].items()}
     return PhaseTerms(**values)
 

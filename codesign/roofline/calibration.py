@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from codesign.operators import Phase
 from codesign.roofline.effects import LATENTS, Cell, link
 from codesign.roofline.rates import PhaseRates, Rates
 from codesign.roofline.terms import FEATURES, TERMS
-from codesign.workload import Precision
+from codesign.workload import Precision, Workload
 
 __all__ = ["Calibration", "load_calibration"]
 
@@ -119,10 +119,18 @@ class Calibration:
         """The fit of one phase."""
         return self.prefill if phase == "prefill" else self.decode
 
-    def rates(self, device: Device, engine: str, precision: Precision, batch_size: int = 1) -> Rates:
+    def rates(
+        self,
+        device: Device,
+        engine: str,
+        precision: Precision,
+        batch_size: int = 1,
+        workload: Workload | None = None,
+    ) -> Rates:
         """Efficiencies, overheads and intervals of anything (see `LEVELS`).
 
-        A phase that the device's own file has fitted for this engine and precision comes from there.
+        A phase that the device's own file has fitted for this engine and precision comes from there; at a batch or length
+        of the workload that was not measured, without its learned residual and with the interval of unmeasured sizes.
 
         Raises:
             SchemaError: that fit is of another version of codesign.
@@ -136,8 +144,12 @@ class Calibration:
                 source=self.source,
             )
         return Rates(
-            prefill=_own(own.prefill) if own.prefill else self.prefill.rates("prefill", cell),
-            decode=_own(own.decode) if own.decode else self.decode.rates("decode", cell),
+            prefill=_own(own.prefill, "prefill", batch_size, workload)
+            if own.prefill
+            else self.prefill.rates("prefill", cell),
+            decode=_own(own.decode, "decode", batch_size, workload)
+            if own.decode
+            else self.decode.rates("decode", cell),
             source=own.source,
         )
 
@@ -172,7 +184,7 @@ class Calibration:
         return {"schema": SCHEMA, "version": VERSION, "source": self.source, "phases": phases}
 
 
-def _own(terms: PhaseTerms) -> PhaseRates:
+def _own(terms: PhaseTerms, phase: Phase, batch_size: int, workload: Workload | None) -> PhaseRates:
     """Rates of a phase that was fitted to this very device.
 
     Raises:
@@ -184,6 +196,14 @@ def _own(terms: PhaseTerms) -> PhaseRates:
         what = ", ".join(unknown) or f"a residual over {', '.join(features)}"
         raise SchemaError(
             f"the device's own calibration is of another version of codesign (it holds {what}); calibrate again, or update codesign"
+        )
+    tokens = terms.span_tokens[0]
+    if workload is not None:
+        tokens = workload.prompt_tokens if phase == "prefill" else workload.mean_context_tokens
+    if not terms.covers(tokens, batch_size):
+        wide = replace(terms, residual=None, interval_log=terms.interval_beyond_log)
+        return PhaseRates(
+            interval_log=wide.interval_log, interval_beyond_log=wide.interval_beyond_log, level=0, n_rows=0, terms=wide
         )
     return PhaseRates(
         interval_log=terms.interval_log, interval_beyond_log=terms.interval_beyond_log, level=0, n_rows=terms.n_rows,

@@ -12,7 +12,7 @@ import numpy as np
 
 from codesign.devices import DeviceFit, PhaseTerms
 from codesign.errors import SpecError
-from codesign.measurement import Observation
+from codesign.measurement import FLAGS, Observation
 from codesign.operators import Phase
 from codesign.roofline.device_fit import Array, PassRow, Prior, fit_terms, pass_rows, predict_log
 from codesign.roofline.residual import fit_residual
@@ -59,14 +59,14 @@ def _fit(rows: Sequence[PassRow], prior: Prior, hybrid: bool) -> Predictor:
 
 
 def cross_validate(rows: Sequence[PassRow], fit: Callable[[Sequence[PassRow]], Predictor], seed: int = 0) -> Array:
-    """ln(predicted / measured) of every row, its architecture left out: grouped folds, in the rows' order."""
-    groups = sorted({row.group for row in rows})
+    """ln(predicted / measured) of every row, its shape left out at all depths: grouped folds, in the rows' order."""
+    groups = sorted({row.shape for row in rows})
     order = np.random.default_rng(seed).permutation(len(groups))
     fold_of = {groups[g]: int(k) % FOLDS for k, g in enumerate(order)}
     errors = np.zeros(len(rows))
     for fold in range(min(FOLDS, len(groups))):
-        inside = [i for i, row in enumerate(rows) if fold_of[row.group] == fold]
-        predict = fit([row for row in rows if fold_of[row.group] != fold])
+        inside = [i for i, row in enumerate(rows) if fold_of[row.shape] == fold]
+        predict = fit([row for row in rows if fold_of[row.shape] != fold])
         held = [rows[i] for i in inside]
         errors[inside] = predict(held) - np.log([row.seconds for row in held])
     return errors
@@ -74,10 +74,13 @@ def cross_validate(rows: Sequence[PassRow], fit: Callable[[Sequence[PassRow]], P
 
 def largest_out(rows: Sequence[PassRow], fit: Callable[[Sequence[PassRow]], Predictor], share: float = 1 / 3) -> Array:
     """ln(predicted / measured) of the largest `share` of the architectures, fitted on the smaller ones only."""
-    sizes = sorted({row.group: row.params_active for row in rows}.items(), key=lambda item: item[1])
-    large = {group for group, _ in sizes[len(sizes) - max(1, round(share * len(sizes))) :]}
-    held = [row for row in rows if row.group in large]
-    predict = fit([row for row in rows if row.group not in large])
+    sizes: dict[str, float] = {}
+    for row in rows:
+        sizes[row.shape] = max(sizes.get(row.shape, 0.0), row.params_active)
+    ordered = sorted(sizes, key=sizes.__getitem__)
+    large = set(ordered[len(ordered) - max(1, round(share * len(ordered))) :])
+    held = [row for row in rows if row.shape in large]
+    predict = fit([row for row in rows if row.shape not in large])
     return predict(held) - np.log([row.seconds for row in held])
 
 
@@ -90,7 +93,7 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior, guess_log: float = _U
     """
     if not rows:
         raise SpecError("no measurements of this phase")
-    architectures = len({row.group for row in rows})
+    architectures = len({row.shape for row in rows})
     warnings = []
     again = [row.again_log for row in rows if math.isfinite(row.again_log)]
     if not again:
@@ -100,6 +103,9 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior, guess_log: float = _U
             f"noisy: a second visit differs by {100 * math.expm1(float(np.median(again))):.0f} % (median); quiet the machine, "
             "fix its clocks, or give more --visits"
         )
+    for flag in ("throttled", "unsteady"):
+        if marked := sum(flag in row.flags for row in rows):
+            warnings.append(f"{marked} of {len(rows)} passes have no visit without the mark '{flag}' ({FLAGS[flag]})")
     held: dict[str, float] = {}
     hybrid, interval, beyond = False, guess_log, 2 * guess_log
     if architectures < FEW:
@@ -123,13 +129,15 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior, guess_log: float = _U
     if hybrid:
         residual = fit_residual(rows, np.log([r.seconds for r in rows]) - predict_log(rows, seconds_per))
     sizes = [row.params_active for row in rows]
-    used = {term for row in rows for term in row.terms}
+    lengths = [row.features[-1] for row in rows]
     terms = PhaseTerms(
-        seconds_per={term: value for term, value in seconds_per.items() if term in used},
+        seconds_per=seconds_per,  # terms that no row has stand at their prior
         residual=residual,
         interval_log=interval,
         interval_beyond_log=beyond,
         span_params=(min(sizes), max(sizes)),
+        span_tokens=(min(lengths), max(lengths)),
+        batches=tuple(sorted({row.workload.batch_size for row in rows})),
         mixtures=any(row.arch.n_experts for row in rows),
         n_rows=len(rows),
         n_architectures=architectures,

@@ -34,7 +34,7 @@ _MIN_NOISE = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassRow:
-    """One observed pass as the fit sees it. group: equal for passes of one architecture; again_log: see `Observation`."""
+    """One observed pass as the fit sees it. again_log and flags: see `Observation`."""
 
     arch: Architecture
     workload: Workload
@@ -43,11 +43,17 @@ class PassRow:
     again_log: float
     terms: Mapping[str, float]
     features: tuple[float, ...]
+    flags: tuple[str, ...] = ()
 
     @property
     def group(self) -> str:
         """The architecture's identity."""
         return repr(self.arch)
+
+    @property
+    def shape(self) -> str:
+        """The architecture without its depth: what is left out together, since depths 1 and 3 of a shape tell the whole."""
+        return repr({name: value for name, value in self.arch.to_dict().items() if name != "n_layers"})
 
     @property
     def params_active(self) -> float:
@@ -77,7 +83,7 @@ def pass_rows(observations: Sequence[Observation], phase: Phase) -> list[PassRow
         rows.append(
             PassRow(
                 arch=m.architecture, workload=workload, phase=phase, seconds=o.seconds, again_log=o.again_log,
-                terms=terms, features=features,
+                terms=terms, features=features, flags=o.flags,
             )
         )  # fmt: skip
     return rows

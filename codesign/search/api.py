@@ -57,7 +57,7 @@ def build_problem(
     """
     fits = calibration or load_calibration()
     models = {
-        name: RooflineModel.of(device, fits.rates(device, engine, PRECISIONS[name], workload.batch_size))
+        name: RooflineModel.of(device, fits.rates(device, engine, PRECISIONS[name], workload.batch_size, workload))
         for name in space.axes["precision"]
     }
     return Problem(
@@ -198,7 +198,7 @@ def _rate_facts(rates: PhaseRates) -> dict[str, Any]:
     return {
         "seconds_per": dict(rates.terms.seconds_per), "residual_points": len(rates.terms.residual.points) if rates.terms.residual else 0,
         "interval_beyond_log": rates.interval_beyond_log, "held_out": dict(rates.terms.held_out),
-        "architectures": rates.terms.n_architectures, "mixtures": rates.terms.mixtures,
+        "covered": rates.n_rows > 0, "architectures": rates.terms.n_architectures, "mixtures": rates.terms.mixtures,
     }  # fmt: skip
 
 

@@ -156,15 +156,18 @@ class Problem:
         """A precision of the space."""
         return PRECISIONS[name]
 
-    def limits(self, precision: str) -> dict[str, float]:
-        """Bound of each metric at this precision, tightened so that it holds with the budget's confidence."""
+    def limits(self, precision: str, beyond: bool = False) -> dict[str, float]:
+        """Bound of each metric at this precision, tightened so that it holds with the budget's confidence.
+
+        `beyond`: for sizes that a device's own calibration did not measure, whose interval is wider.
+        """
         z = NormalDist().inv_cdf(self.budget.confidence)
         model = self.models[precision]
         energy_log = model.power.interval_log if model.power else 0.0
         limits = {}
         for name, bound in self.budget.bounds().items():
             metric_name = metric_of_bound(name)
-            limits[metric_name] = bound * math.exp(-z * metric_log_sd(metric_name, model.rates, energy_log))
+            limits[metric_name] = bound * math.exp(-z * metric_log_sd(metric_name, model.rates, energy_log, beyond))
         limits["memory"] = min(limits.get("memory", math.inf), self.memory_B)
         return limits
 
@@ -223,9 +226,11 @@ class Problem:
         estimate = self.models[precision].estimate(arch, self.workload, form, energy=energy)
         mask = np.broadcast_to(valid, shape)
         n_valid = int(mask.sum())
-        for name, limit in self.limits(precision).items():
+        near, far = self.limits(precision), self.limits(precision, beyond=True)
+        outside = self.latency_outside(arch, precision).get("size_here", False) if far != near else False
+        for name, limit in near.items():
             if math.isfinite(limit):
-                mask = mask & (metric(name, arch, estimate) <= limit)
+                mask = mask & (metric(name, arch, estimate) <= np.where(outside, far[name], limit))
         if not self.allow_extrapolation and np.any(mask):
             mask = mask & self.in_range(arch, precision)
         chosen = np.flatnonzero(mask)

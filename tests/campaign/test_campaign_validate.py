@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import TINY, record
+from synthetic import TINY, FakeEngine, record
 
 from codesign.campaign.validate import check_frontier, choose, validate, validation_campaigns
 from codesign.devices import DeviceFit, PhaseTerms, load_device
@@ -51,7 +51,7 @@ def measured(c: Candidate, decode_s: float, prefill_s: float | None = None, **ch
 
 
 def test_the_passes_that_are_measured_are_those_that_were_predicted() -> None:
-    fp32, w4 = validation_campaigns(FRONTIER, DESIGNS, "run-1", "onnxruntime", {"threads": "1"}, 3)
+    fp32, w4 = validation_campaigns(FRONTIER, DESIGNS, "run-1", FakeEngine(), "", 3)
     for one, designs in ((fp32, DESIGNS[:3]), (w4, DESIGNS[3:])):
         assert one.architectures == [c.architecture for c in designs] and one.precision == designs[0].precision
         assert set(one.points) == {DECODE, PREFILL} and one.visits == 3
@@ -61,7 +61,7 @@ def test_the_passes_that_are_measured_are_those_that_were_predicted() -> None:
         candidates=DESIGNS,
         provenance={**PROVENANCE, "workload": {"prompt_tokens": 0, "output_tokens": 9, "batch_size": 1}},
     )
-    (one, _) = validation_campaigns(empty, DESIGNS, "run-1", "onnxruntime", {}, 1)
+    (one, _) = validation_campaigns(empty, DESIGNS, "run-1", FakeEngine(), "", 1)
     assert one.points == (Point.decode(4),)  # no prompt: nothing to prefill
 
 
@@ -102,6 +102,8 @@ def test_other_options_than_the_calibration_s_are_refused() -> None:
         interval_log=0.1,
         interval_beyond_log=0.2,
         span_params=(1.0, 2.0),
+        span_tokens=(1.0, 4096.0),
+        batches=(1,),
         n_rows=1,
         n_architectures=1,
     )

@@ -26,7 +26,7 @@ RESIDUAL = ResidualFit(
     features=FEATURES, center=(1.5,) * 6, scale=(0.25,) * 6, points=((0.1,) * 6, (-1e-9,) * 6), alpha=(0.1 + 0.2, -3.0), amplitude=1e-3
 )  # fmt: skip
 TERMS = PhaseTerms(
-    seconds_per=TRUTH, residual=RESIDUAL, interval_log=0.08, interval_beyond_log=0.3, span_params=(1e6, 1.5e8), n_rows=40,
+    seconds_per=TRUTH, residual=RESIDUAL, interval_log=0.08, interval_beyond_log=0.3, span_params=(1e6, 1.5e8), span_tokens=(1.0, 4096.0), batches=(1,), n_rows=40,
     n_architectures=20, held_out={"roofline_mape_pct": 3.25},
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ PHASES: tuple[Phase, ...] = ("prefill", "decode")
 def terms(residual: ResidualFit | None = RESIDUAL, **changes: object) -> PhaseTerms:
     values: dict[str, object] = {
         "seconds_per": TRUTH, "residual": residual, "interval_log": 0.1, "interval_beyond_log": 0.3,
-        "span_params": (1e6, 1e8), "n_rows": 40, "n_architectures": 20,
+        "span_params": (1e6, 1e8), "span_tokens": (1.0, 4096.0), "batches": (1,), "n_rows": 40, "n_architectures": 20,
     }  # fmt: skip
     return PhaseTerms(**{**values, **changes})  # type: ignore[arg-type]
 
