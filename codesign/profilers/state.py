@@ -127,12 +127,18 @@ def _nvidia() -> State:
     return state
 
 
-def throttled(before: Mapping[str, float | str | None], after: Mapping[str, float | str | None]) -> tuple[bool, str]:
+def throttled(
+    before: Mapping[str, float | str | None], after: Mapping[str, float | str | None], *, accelerator: bool = False
+) -> tuple[bool, str]:
     """Whether the machine slowed down between two states, and why in words.
 
     A clock fell by more than 5 %, a throttling or over-current counter rose, or NVML names a thermal or power fault.
     An idle GPU lowers its clock by itself, so its clock counts only where the later state does not say idle: take the
     later state right after the last pass. NVML's "power cap" is a GPU's normal limit and no reason by itself.
+
+    Args:
+        before, after: of `read_state`. accelerator: the GPU runs the passes; the CPU only waits then, and its governor may
+            lower its clock.
 
     Example:
         >>> throttled({"cpu_clock_Hz": 3.5e9}, {"cpu_clock_Hz": 2.8e9})
@@ -144,9 +150,10 @@ def throttled(before: Mapping[str, float | str | None], after: Mapping[str, floa
     words = str(after.get("gpu_throttle_reasons") or "").split(", ")
     load = after.get("gpu_load")
     idle = "idle" in words or (isinstance(load, float) and load < _IDLE_LOAD)
+    ignored = {name for name, off in (("gpu_clock_Hz", idle), ("cpu_clock_Hz", accelerator)) if off}
     for key, name in _CLOCKS.items():
         old, new = before.get(key), after.get(key)
-        if not isinstance(old, (int, float)) or not isinstance(new, (int, float)) or (key == "gpu_clock_Hz" and idle):
+        if not isinstance(old, (int, float)) or not isinstance(new, (int, float)) or key in ignored:
             continue
         if new < (1 - _FALL) * old:
             reasons.append(f"{name} fell from {old / 1e9:.3g} to {new / 1e9:.3g} GHz")
