@@ -12,7 +12,16 @@ from codesign.measurement import Clock
 from codesign.operators import Phase
 from codesign.trtexec_files import LayerTime
 
-__all__ = ["Engine", "LayerProfiler", "LoadedModel", "Point", "Task", "TimingSettings"]
+__all__ = [
+    "Engine",
+    "LayerProfiler",
+    "LoadedModel",
+    "Point",
+    "Task",
+    "TimingSettings",
+    "first_line",
+    "uses_accelerator",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,29 @@ class Engine(Protocol):
         ...
 
 
+def uses_accelerator(engine: Engine) -> bool:
+    """Whether the engine runs models on an accelerator and not on the CPU.
+
+    Its provider decides, not its clock: onnxruntime on CUDA is timed by the wall clock.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> uses_accelerator(SimpleNamespace(options={"provider": "cuda"}, clock="wall"))
+        True
+    """
+    return engine.options.get("provider", "cpu") != "cpu" or engine.clock == "device"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that says something, its type's name where none does.
+
+    Example:
+        >>> first_line(RuntimeError("CUDA error: out of memory\\nsee the log")), first_line(MemoryError())
+        ('CUDA error: out of memory', 'MemoryError')
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 @runtime_checkable
 class LayerProfiler(Protocol):
     """An engine that can say where the time of a pass goes."""
@@ -135,7 +167,8 @@ class Task:
 
     engine: a name that `open_engine` knows; engine_options: text options for it (threads, provider, ...); device,
     power_mode, campaign: written into the records. depths: measure two shallower models of the same shape instead, and
-    compose the whole one from them (see `codesign.profilers.compose`).
+    compose the whole one from them (see `codesign.profilers.compose`). force: take the user's word for device and power
+    mode; else each visit is refused where the machine is another or in another mode.
     """
 
     architecture: Architecture
@@ -148,6 +181,7 @@ class Task:
     campaign: str = ""
     settings: TimingSettings = TimingSettings()
     depths: tuple[int, int] | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if not self.points:

@@ -14,7 +14,7 @@ from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, MissingExtraError, SpecError
 from codesign.measurement import Clock
 from codesign.models.inputs import input_shape
-from codesign.profilers.base import Point
+from codesign.profilers.base import Point, first_line
 from codesign.profilers.onnxruntime_layers import node_times, profiled_options
 from codesign.trtexec_files import LayerTime
 from codesign.workload import PRECISIONS
@@ -110,7 +110,7 @@ class OnnxRuntimeEngine:
             held = model.add_to(options)
             session = self._ort.InferenceSession(model.proto.SerializeToString(), options, providers=providers)
         except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise MeasurementError(f"onnxruntime could not load the model: {error}") from error
+            raise MeasurementError(f"onnxruntime could not load the model: {first_line(error)}") from error
         del held  # the session has them, or its own packed copies
         return OnnxRuntimeModel(self._ort, session, arch, precision, "cuda" if self.provider != "cpu" else "cpu")
 
@@ -166,7 +166,7 @@ class OnnxRuntimeModel:
                 session.run_with_iobinding(binding, run_options)
                 binding.synchronize_outputs()
             except Exception as error:
-                raise MeasurementError(f"onnxruntime failed in a pass: {error}") from error
+                raise MeasurementError(f"onnxruntime failed in a pass: {first_line(error)}") from error
 
         return run
 

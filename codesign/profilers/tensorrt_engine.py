@@ -88,13 +88,11 @@ class TensorRTEngine:
             raise SpecError(
                 f"tensorrt with the {self.flavour} graph does not run '{precision}'; allowed: {', '.join(self.precisions)}"
             )
-        trt = self._trt
-        plan = self._plan(arch, precision, max_tokens, seed)
-        logger = logger_of(trt)
-        runtime = trt.Runtime(logger)
+        trt, plan = self._trt, self._plan(arch, precision, max_tokens, seed)
+        runtime = trt.Runtime(logger := logger_of(trt))
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            again = f"; empty {self._cache} to build it anew" if self._cache is not None else ""
+            again = f"; empty {self._cache} to build it anew" if self._cache else ""
             raise MeasurementError(f"TensorRT could not load the engine: {logger.take()}{again}")
         return TensorRTModel(
             trt, self._cuda, (runtime, engine), arch,
@@ -131,8 +129,7 @@ class TensorRTEngine:
 
 
 class TensorRTModel:
-    """An engine on the device; see `LoadedModel`. What a pass holds is freed when its function goes, at the latest by
-    `close`."""
+    """An engine on the device; see `LoadedModel`. A pass's buffers go with its function, at the latest by `close`."""
 
     def __init__(
         self, trt: Any, cuda: Any, loaded: tuple[Any, Any], arch: Architecture, *, max_batch: int, max_tokens: int,
