@@ -7,18 +7,10 @@ from dataclasses import replace
 from codesign.devices import Device, load_device, user_devices
 from codesign.errors import MeasurementError, SpecError
 from codesign.measurement import Measurement
-from codesign.profilers.host import HostFacts, detect_host, measure_peaks
+from codesign.profilers.board import board_mode, check_board
+from codesign.profilers.host import detect_host, machine_name, measure_peaks
 
 __all__ = ["check_machine", "host_device", "machine_name", "recorded_machine", "target_device"]
-
-
-def machine_name(facts: HostFacts) -> str:
-    """What tells one host from another: processor, CPUs that the process may use, memory in GB.
-
-    Processors of virtual machines can share a name; then count and memory tell them apart, most of the time.
-    """
-    memory = f"{facts.memory_B / 1e9:.0f} GB" if facts.memory_B else "unknown memory"
-    return f"{facts.cpu_model or facts.machine}, {facts.cores_usable or '?'} CPUs, {memory}"
 
 
 def recorded_machine(m: Measurement) -> str:
@@ -76,16 +68,12 @@ def check_machine(device: Device, power_mode: str | None, *, accelerator: bool, 
         accelerator: whether its GPU is profiled. force: take the user's word.
 
     Raises:
-        MeasurementError: this machine is not that device, or is in another power mode.
+        MeasurementError: this machine is not that device, or is in another power mode; or a Jetson does not tell its mode
+            and the user did not give it together with force.
     """
     facts = detect_host()
-    found = (facts.accelerator_device if accelerator else facts.cpu_device) or "host"
-    if device.name not in (found, "host") and not force:
-        raise MeasurementError(
-            f"this machine is not a '{device.name}' but {f'a {found!r}' if found != 'host' else machine_name(facts)}; name "
-            "--device host, run on the board (or --on user@board), or --force if you know better"
-        )
-    mode = facts.jetson.catalogue_power_mode if facts.jetson and found == device.name else None
+    if not force:
+        check_board(facts, device.name, power_mode, accelerator=accelerator)
     if device.name == "host" and device.fits and not force:
         known = {fit.machine for fit in device.fits} - {""}
         if known and machine_name(facts) not in known:
@@ -93,14 +81,9 @@ def check_machine(device: Device, power_mode: str | None, *, accelerator: bool, 
                 f"the calibration of 'host' is of another machine ({', '.join(sorted(known))}; this is {machine_name(facts)}); "
                 "calibrate here, or --force"
             )
-    if mode is None:
+    if facts.jetson is None or facts.accelerator_device != device.name or not device.power_modes:
         return device
-    if power_mode is not None and device.with_power_mode(power_mode).power_mode != mode and not force:
-        raise MeasurementError(
-            f"the board is in power mode {mode}, not {power_mode}; set it with nvpmodel first, leave --power-mode out, or "
-            "--force"
-        )
-    return device.with_power_mode(power_mode or mode)
+    return device.with_power_mode(power_mode or board_mode(facts, device))
 
 
 def target_device(name: str, power_mode: str | None, *, threads: int, accelerator: bool, force: bool) -> Device:

@@ -15,7 +15,7 @@ from codesign.profilers.jetson import JetsonFacts, read_jetson
 from codesign.profilers.nvml import find_gpu
 from codesign.profilers.sysfs import is_real_root, read_text
 
-__all__ = ["HostFacts", "detect_host", "detected_device_name", "measure_peaks"]
+__all__ = ["HostFacts", "detect_host", "detected_device_name", "machine_name", "measure_peaks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,15 @@ def _add(out: dict[str, str], name: str, value: Any) -> None:
         out[name] = str(value)
     if not out.get(name):
         out.pop(name, None)
+
+
+def machine_name(facts: HostFacts) -> str:
+    """What tells one host from another: processor, CPUs that the process may use, memory in GB.
+
+    Processors of virtual machines can share a name; then count and memory tell them apart, most of the time.
+    """
+    memory = f"{facts.memory_B / 1e9:.0f} GB" if facts.memory_B else "unknown memory"
+    return f"{facts.cpu_model or facts.machine}, {facts.cores_usable or '?'} CPUs, {memory}"
 
 
 def detect_host(root: str | Path = "/") -> HostFacts:

@@ -41,9 +41,9 @@ def facts(monkeypatch: pytest.MonkeyPatch) -> Facts:
     return pretend
 
 
-def orin(facts: Facts, mode: str | None = "30W") -> None:
+def orin(facts: Facts, mode: str | None = "30W", raw: str | None = "MODE_30W") -> None:
     jetson = JetsonFacts(
-        model="Jetson AGX Orin", device="jetson_agx_orin_64gb", power_mode="MODE_30W", catalogue_power_mode=mode
+        model="Jetson AGX Orin", device="jetson_agx_orin_64gb", power_mode=raw, catalogue_power_mode=mode
     )
     facts(jetson=jetson, accelerator_device="jetson_agx_orin_64gb", machine="aarch64")
 
@@ -61,8 +61,26 @@ def test_a_board_is_profiled_in_the_mode_that_it_is_in(facts: Facts) -> None:
     assert ask("orin", "15W", force=True).power_mode == "15W"
     with pytest.raises(UnknownNameError, match="unknown power mode '99W'"):
         ask("orin", "99W")
-    orin(facts, mode=None)  # nvpmodel did not say
-    assert ask("orin", "15W").power_mode == "15W" and ask("orin").power_mode == "MAXN"
+
+
+@pytest.mark.parametrize("raw", [None, "MY_MODE"])
+def test_a_mode_that_is_unknown_is_not_taken_for_full_power(facts: Facts, raw: str | None) -> None:
+    orin(facts, mode=None, raw=raw)
+    why = (
+        "'jetson_agx_orin_64gb' has no power mode 'MY_MODE'" if raw else "nvpmodel does not tell the board's power mode"
+    )
+    for given, force in ((None, False), ("15W", False), (None, True)):
+        with pytest.raises(MeasurementError, match=f"{why}; allowed: MAXN, .*, 15W; set one with nvpmodel .* --force"):
+            ask("orin", given, force)
+    assert ask("orin", "15W", force=True).power_mode == "15W"
+
+
+def test_a_board_without_modes_in_the_catalogue_has_none(facts: Facts) -> None:
+    jetson = JetsonFacts(model="Jetson Nano", device="jetson_nano_4gb", power_mode="5W")
+    facts(jetson=jetson, accelerator_device="jetson_nano_4gb", machine="aarch64")
+    assert ask("jetson nano").power_mode is None
+    with pytest.raises(UnknownNameError, match="it has no power modes"):
+        ask("jetson nano", "5W")
 
 
 def test_another_board_is_refused(facts: Facts) -> None:
@@ -75,8 +93,28 @@ def test_another_board_is_refused(facts: Facts) -> None:
     assert ask("rtx 4090").name == "rtx_4090"
     with pytest.raises(MeasurementError, match="not a 'jetson_agx_orin_64gb' but a 'rtx_4090'"):
         ask("orin")
-    with pytest.raises(MeasurementError, match="not a 'rtx_4090' but Some CPU"):  # the engine runs on the CPU
-        ask("rtx 4090", accelerator=False)
+    with pytest.raises(MeasurementError, match="not a 'rtx_3090' but Some CPU"):
+        ask("rtx 3090", accelerator=False)
+
+
+def test_a_gpu_is_not_what_an_engine_on_the_cpu_measures(facts: Facts) -> None:
+    orin(facts)
+    with pytest.raises(
+        MeasurementError,
+        match="is a 'jetson_agx_orin_64gb', but the engine runs on its CPU.*--engine tensorrt or --provider cuda",
+    ):
+        ask("orin", accelerator=False)
+    assert ask("orin", accelerator=False, force=True).power_mode == "30W"  # the mode that the board is in
+
+
+def test_a_device_of_a_persons_own_file_is_the_persons_word(facts: Facts, tmp_path: Any) -> None:
+    orin(facts)
+    path = tmp_path / "mine.toml"
+    write_device(replace(load_device("orin"), name="my_board"), path)
+    assert ask(str(path)).power_mode == "MAXN" and ask(str(path), "15W").power_mode == "15W"
+    write_device(load_device("rtx 4090"), path)  # a bundled device by its name
+    with pytest.raises(MeasurementError, match="not a 'rtx_4090' but a 'jetson_agx_orin_64gb'"):
+        ask(str(path))
 
 
 def test_host_has_the_peaks_that_are_measured_now(facts: Facts) -> None:
@@ -100,6 +138,8 @@ def calibrated_elsewhere(facts: Facts, machine: str) -> Any:
         interval_log=0.1,
         interval_beyond_log=0.2,
         span_params=(1.0, 2.0),
+        span_tokens=(1.0, 4096.0),
+        batches=(1,),
         n_rows=9,
         n_architectures=9,
     )
