@@ -15,11 +15,7 @@ __all__ = ["check_machine", "host_device", "machine_name", "recorded_machine", "
 
 def recorded_machine(m: Measurement) -> str:
     """`machine_name` of the machine that made a record; empty where it does not say."""
-    if "cpu_model" not in m.host and "machine" not in m.host:
-        return ""
-    memory = f"{float(m.host['memory_B']) / 1e9:.0f} GB" if "memory_B" in m.host else "unknown memory"
-    name = m.host.get("cpu_model") or m.host["machine"]
-    return f"{name}, {m.host.get('cores_usable', '?')} CPUs, {memory}"
+    return m.machine
 
 
 def host_device(threads: int, *, seconds: float = 2.0) -> Device:

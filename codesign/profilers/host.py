@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from codesign import measurement
 from codesign.profilers import host_cpu
 from codesign.profilers.host_limits import cpu_quota, memory_bytes
 from codesign.profilers.host_names import board_device_name, cpu_device_name, gpu_device_name
@@ -84,12 +85,8 @@ def _add(out: dict[str, str], name: str, value: Any) -> None:
 
 
 def machine_name(facts: HostFacts) -> str:
-    """What tells one host from another: processor, CPUs that the process may use, memory in GB.
-
-    Processors of virtual machines can share a name; then count and memory tell them apart, most of the time.
-    """
-    memory = f"{facts.memory_B / 1e9:.0f} GB" if facts.memory_B else "unknown memory"
-    return f"{facts.cpu_model or facts.machine}, {facts.cores_usable or '?'} CPUs, {memory}"
+    """What tells this host from another, as a record of it does: see `codesign.measurement.machine_name`."""
+    return measurement.machine_name(facts.summary())
 
 
 def detect_host(root: str | Path = "/") -> HostFacts:
