@@ -110,8 +110,7 @@ class Breaks(FakeEngine):
     """Raises `error` where it is told to: load, runner, a pass, or close."""
 
     def __init__(self, where: str, error: Exception, **changes: Any) -> None:
-        super().__init__(**changes)
-        self.where, self.error = where, error
+        super().__init__(where=where, error=error, **changes)
 
     def load(self, arch: Architecture, precision: str, **options: Any) -> Any:
         if self.where == "load":
@@ -122,8 +121,7 @@ class Breaks(FakeEngine):
         def runner(point: Point) -> Any:
             if self.where == "runner":
                 raise self.error
-            run = plain(point)
-            return self.breaks if self.where == "pass" else run
+            return self.breaks if self.where == "pass" else plain(point)
 
         def close() -> None:
             plain_close()
