@@ -21,6 +21,7 @@ from codesign.hf_config import read_config
 from codesign.measurement import machine_name
 from codesign.operators import Phase
 from codesign.profilers import Engine, Point
+from codesign.profilers.base import uses_accelerator
 from codesign.profilers.engines import open_engine
 from codesign.profilers.host import detect_host
 from codesign.roofline.calibration import load_calibration
@@ -145,7 +146,7 @@ def build_campaigns(
     else:
         local = open_engine(engine, options)
         options, allowed = dict(local.options), local.precisions
-        accelerator = local.options.get("provider", "cpu") != "cpu" or local.clock == "device"
+        accelerator = uses_accelerator(local)
         target = target_device(device, power_mode, threads=threads, accelerator=accelerator, force=force)
     usual = next((name for name in ("fp16", "fp32") if name in allowed), allowed[0])
     forms = list(dict.fromkeys(parse_precision(text).name for text in precisions or [usual]))

@@ -6,16 +6,10 @@ from dataclasses import replace
 
 from codesign.devices import Device, load_device, user_devices
 from codesign.errors import MeasurementError, SpecError
-from codesign.measurement import Measurement
 from codesign.profilers.board import board_mode, check_board
 from codesign.profilers.host import detect_host, machine_name, measure_peaks
 
-__all__ = ["check_machine", "host_device", "machine_name", "recorded_machine", "target_device"]
-
-
-def recorded_machine(m: Measurement) -> str:
-    """`machine_name` of the machine that made a record; empty where it does not say."""
-    return m.machine
+__all__ = ["check_machine", "host_device", "machine_name", "target_device"]
 
 
 def host_device(threads: int, *, seconds: float = 2.0) -> Device:

@@ -112,7 +112,7 @@ def check_frontier(
             )
     for precision in dict.fromkeys(c.precision for c in chosen):
         fit = device.fit_for(engine, precision)
-        if fit is not None and dict(fit.options) != dict(options) and not force:
+        if fit is not None and {k: v for k, v in fit.options.items() if k != "nvpmodel"} != dict(options) and not force:
             had = ", ".join(f"{k} {v}" for k, v in sorted(fit.options.items()))
             now = ", ".join(f"{k} {v}" for k, v in sorted(options.items()))
             raise MeasurementError(

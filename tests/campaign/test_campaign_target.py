@@ -10,7 +10,7 @@ import pytest
 from synthetic import TRUTH, record
 
 from codesign.campaign import target
-from codesign.campaign.target import check_machine, host_device, machine_name, recorded_machine, target_device
+from codesign.campaign.target import check_machine, host_device, machine_name, target_device
 from codesign.devices import DeviceFit, PhaseTerms, load_device, user_devices, write_device
 from codesign.errors import MeasurementError, SpecError, UnknownNameError
 from codesign.profilers.host import HostFacts, detect_host
@@ -173,7 +173,7 @@ def test_host_keeps_its_calibrations_when_it_is_measured_again(
 
 def test_a_record_names_the_machine_as_the_machine_does() -> None:
     facts = detect_host()
-    assert recorded_machine(record(host=facts.summary())) == machine_name(facts)
-    assert recorded_machine(record(host={})) == ""  # imported: the file did not say
+    assert record(host=facts.summary()).machine == machine_name(facts)
+    assert record(host={}).machine == ""  # imported: the file did not say
     bare = replace(facts, cpu_model=None, memory_B=None, cores_usable=None)
-    assert recorded_machine(record(host=bare.summary())) == machine_name(bare)
+    assert record(host=bare.summary()).machine == machine_name(bare)

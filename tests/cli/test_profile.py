@@ -163,7 +163,7 @@ def test_a_full_disk_ends_the_campaign_and_keeps_what_was_recorded(home: Path) -
 
 
 def test_records_say_what_ran_and_where(home: Path) -> None:
-    from codesign.campaign.target import machine_name, recorded_machine
+    from codesign.campaign.target import machine_name
     from codesign.profilers.host import detect_host
     from codesign.store import Store
 
@@ -190,7 +190,7 @@ def test_records_say_what_ran_and_where(home: Path) -> None:
             "cpu",
             {"threads": "1", "provider": "cpu"},
         )
-        assert recorded_machine(m) == machine_name(detect_host()) and m.peak_memory_B and m.created_at and m.seconds > 0
+        assert m.machine == machine_name(detect_host()) and m.peak_memory_B and m.created_at and m.seconds > 0
         assert m.energy_J is None or m.energy_J > 0
 
 
