@@ -1,4 +1,4 @@
-"""Which architectures to measure: first those that fill the space, then those the fitted model is least sure of."""
+"""Which architectures to measure: first those that lie near everything, then those that make the fitted model surest."""
 
 from __future__ import annotations
 
@@ -80,21 +80,25 @@ def _coordinates(pool: Sequence[Architecture]) -> Array:
 
 
 def space_filling(pool: Sequence[Architecture], n: int, taken: Sequence[int] = ()) -> list[int]:
-    """Indices of `n` more architectures of the pool by greedy maximin distance (Kennard and Stone, 1969).
+    """Indices of `n` more architectures of the pool that lie near everything: greedy k-medians.
 
-    The first is the one nearest to the centre; each next is the farthest from all that are taken.
+    Each choice lowers the mean distance of the pool to its nearest chosen member the most. Farthest-point designs take the
+    corners of the space instead, where few models that matter are (results/host_cpu.md compares choices).
     """
     x = _coordinates(pool)
-    chosen = list(taken)
-    if not chosen:
-        chosen = [int(np.argmin(((x - x.mean(axis=0)) ** 2).sum(axis=1)))]
-    added = chosen[len(taken) :]
-    distance = np.min([((x - x[i]) ** 2).sum(axis=1) for i in chosen], axis=0)
-    while len(added) < min(n, len(pool) - len(taken)):
-        i = int(np.argmax(distance))
+    squares = (x * x).sum(axis=1)
+    distance = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * x @ x.T, 0.0))
+    nearest = distance[list(taken)].min(axis=0) if len(taken) else np.full(len(pool), distance.max())
+    added: list[int] = []
+    free = np.ones(len(pool), dtype=bool)
+    free[list(taken)] = False
+    while len(added) < n and free.any():
+        spread = np.minimum(nearest[None, :], distance).mean(axis=1)
+        i = int(np.argmin(np.where(free, spread, np.inf)))
         added.append(i)
-        distance = np.minimum(distance, ((x - x[i]) ** 2).sum(axis=1))
-    return added[:n]
+        free[i] = False
+        nearest = np.minimum(nearest, distance[i])
+    return added
 
 
 def least_sure(
@@ -106,10 +110,11 @@ def least_sure(
     n: int,
     skip: Sequence[int] = (),
 ) -> list[int]:
-    """Indices of `n` architectures whose predicted ln(seconds) is least certain, one after another.
+    """Indices of `n` architectures whose measurement would make the whole pool's predictions surest, one after another.
 
-    The variance is that of the roofline's coefficients (Laplace approximation at the fit) plus that of the residual's
-    Gaussian process, summed over the passes; after each choice both are conditioned on having measured it. `skip`: indices
+    V-optimal design: the variance of ln(seconds) is that of the roofline's coefficients (Laplace approximation at the fit) plus
+    that of the residual's Gaussian process; measuring i lowers it over the pool by sum_j cov_ij**2 / (var_i + noise**2), summed
+    over the passes. After each choice the model is conditioned on having measured it. `skip`: indices
     that are not to be chosen.
     """
     models = []
@@ -121,8 +126,8 @@ def least_sure(
     free[list(skip)] = False
     chosen: list[int] = []
     for _ in range(min(n, int(free.sum()))):
-        variance = np.sum([model.variance() for model in models], axis=0)
-        i = int(np.argmax(np.where(free, variance, -np.inf)))
+        gain = np.sum([model.gain() for model in models], axis=0)
+        i = int(np.argmax(np.where(free, gain, -np.inf)))
         chosen.append(i)
         free[i] = False
         for model in models:
@@ -155,8 +160,9 @@ class _Sure:
             joint = joint + residual.amplitude * _kernel(z, z) - cross @ np.linalg.solve(inner, cross.T)
         self._joint = joint
 
-    def variance(self) -> Array:
-        return np.diag(self._joint)
+    def gain(self) -> Array:
+        """How much measuring each would lower the pool's summed variance."""
+        return np.asarray((self._joint**2).sum(axis=0) / (np.diag(self._joint) + _NOISE**2))
 
     def condition(self, i: int) -> None:
         column = self._joint[:, i]

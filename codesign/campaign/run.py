@@ -53,7 +53,7 @@ class Campaign:
             force: see `Task`.
         visits: to each architecture at least, as far apart as the campaign is long. again_log: architectures with a pass
             whose two best visits differ by more (in ln seconds) get up to two more.
-        compose: measure two shallow depths instead of models of 8 layers or more. seed: of random weights and choices.
+        compose: measure depth 1 and a third of the depth instead of models of 8 layers or more. seed: of random weights and choices.
     """
 
     name: str
@@ -76,7 +76,8 @@ class Campaign:
 
     def task(self, arch: Architecture) -> Task:
         """One visit."""
-        depths = (1, 3) if self.compose and arch.n_layers >= 8 and can_compose(arch) else None
+        deep = max(3, round(arch.n_layers / 3))  # noise of t(deep) - t(1) is stretched about threefold, not L / 2 times
+        depths = (1, deep) if self.compose and arch.n_layers >= 8 and can_compose(arch) else None
         return Task(
             architecture=arch, precision=self.precision, engine=self.engine, engine_options=self.engine_options,
             points=self.points, device=self.device, power_mode=self.power_mode, campaign=self.name,
@@ -112,8 +113,8 @@ def run_campaign(
 ) -> Outcome:
     """Run what is missing of a campaign.
 
-    Planned campaigns choose 8 architectures that fill the space, then 4 at a time those whose prediction is least
-    certain. All architectures are visited once before any is visited again.
+    Planned campaigns choose 8 architectures spread over the space, then 4 at a time those whose measurement makes the
+    predictions for the whole space surest. All architectures are visited once before any is visited again.
 
     Raises:
         MeasurementError: every task of a stage failed; the first reason is given.

@@ -76,7 +76,9 @@ def calibrate(
         raise SpecError(f"--phase '{phase}' is neither prefill nor decode")
     target = device_to_calibrate(device, power_mode, threads)
     with Store(store, create=bool(files)) as records:
-        source = records.name if "://" in records.name else Path(records.name).name  # device files travel: no one's folders
+        source = (
+            records.name if "://" in records.name else Path(records.name).name
+        )  # device files travel: no one's folders
         for name in files or []:
             from codesign.importers import read_measurements
 

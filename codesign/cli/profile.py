@@ -49,7 +49,10 @@ def profile(
     power_mode: Annotated[str | None, typer.Option(help="Power mode; default: what the board reports.")] = None,
     visits: Annotated[int, typer.Option(help="Visits to each architecture, apart in time.")] = 2,
     compose: Annotated[
-        bool, typer.Option("--compose", help="Measure depths 1 and 3 and compose models of 8 layers and more.")
+        bool,
+        typer.Option(
+            "--compose", help="Measure depth 1 and a third of the depth, and compose models of 8 layers and more."
+        ),
     ] = False,
     layers: Annotated[
         bool,

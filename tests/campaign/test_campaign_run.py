@@ -226,7 +226,7 @@ def test_options_that_the_engine_adds_do_not_hide_a_record() -> None:
 def test_deep_models_are_composed_if_asked() -> None:
     deep, shallow = TINY.evolve(n_layers=12), TINY.evolve(n_layers=7)
     of = campaign([deep, shallow], compose=True)
-    assert of.task(deep).depths == (1, 3) and of.task(shallow).depths is None
+    assert of.task(deep).depths == (1, 4) and of.task(shallow).depths is None
     assert campaign([deep]).task(deep).depths is None
     mixed = deep.evolve(window_tokens=8, n_window_layers=6, family="mistral")
     assert of.task(mixed).depths is None
