@@ -309,6 +309,8 @@ def plot(found: dict, rows: dict, test: set[str], curve: dict, path: Path) -> No
         ax.plot(measured, 100 * np.expm1(errors), "o", ms=5, color=colours[phase])
         ax.axhline(0, color="#666666", lw=1)
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.tick_params(axis="x", which="minor", labelbottom=False)
         ax.set_title(
             f"{phase}: hybrid on {len(test)} left-out architectures, mean |error| {mape(errors):.1f} %", fontsize=10
         )
