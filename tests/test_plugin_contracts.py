@@ -174,7 +174,7 @@ LAW = load_law("gemstones")
         (Wrapped(error_samples=lambda a, t, size, rng: np.random.normal(size=(size, 3))), "the generator decides"),
         (Wrapped(error_samples=lambda a, t, size, rng: 1e-3 * rng.normal(size=(size, 3))), "times the standard deviation"),
     ],
-    ids=str,
+    ids=lambda v: v.replace("\\", "") if isinstance(v, str) else "",
 )  # fmt: skip
 def test_a_broken_law_is_told_what_is_wrong(law: Any, said: str) -> None:
     with pytest.raises(AssertionError, match=said):

@@ -19,8 +19,7 @@ from codesign.errors import MeasurementError
 from codesign.measurement import Measurement
 from codesign.profilers.base import Task
 
-FOLDER = Path(sys.argv[1])
-HOW = sys.argv[2] if len(sys.argv) > 2 else ""
+FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 
 
 def run_task(task: Task, *, on_record: Callable[[Measurement], None]) -> None:
@@ -42,7 +41,9 @@ def run_task(task: Task, *, on_record: Callable[[Measurement], None]) -> None:
         time.sleep(0.02)
 
 
-if HOW == "old":
-    agent.agent_version = lambda: "0.0.1"
-(FOLDER / "pid").write_text(str(os.getpid()))
-raise SystemExit(agent.run_agent(run_task, heartbeat_s=60 if HOW == "silent" else 0.2, silence_s=15))
+if __name__ == "__main__":
+    how = sys.argv[2] if len(sys.argv) > 2 else ""
+    if how == "old":
+        agent.agent_version = lambda: "0.0.1"
+    (FOLDER / "pid").write_text(str(os.getpid()))
+    raise SystemExit(agent.run_agent(run_task, heartbeat_s=60 if how == "silent" else 0.2, silence_s=15))
