@@ -52,7 +52,7 @@ class Campaign:
             points, settings: of every visit. engine_version, machine: records of others do not count as visits (empty: unknown).
             force: see `Task`.
         visits: to each architecture at least, as far apart as the campaign is long. again_log: architectures with a pass
-            whose two best visits differ by more (in ln seconds) get up to two more.
+            whose two best visits differ by more (in ln seconds) get up to two more, if more than one was asked for.
         compose: measure depth 1 and a third of the depth instead of models of 8 layers or more. seed: of random weights and choices.
     """
 
@@ -156,7 +156,7 @@ def run_campaign(
             raise MeasurementError("nothing was measured and nothing was reported to have failed; run with --debug")
     for visit in range(1, campaign.visits + 1):  # from 1: a killed process may have left a first visit half made
         run([arch for arch in state.known() if state.visits(arch) < visit])
-    for visit in range(campaign.visits + 1, campaign.visits + 1 + _EXTRA):
+    for visit in range(campaign.visits + 1, campaign.visits + 1 + (_EXTRA if campaign.visits > 1 else 0)):
         run([arch for arch in state.unsteady(campaign.again_log) if state.visits(arch) < visit])
     outcome.architectures = sum(state.visits(arch) > 0 for arch in campaign.architectures)
     return outcome

@@ -202,8 +202,9 @@ def calibrated_options(
     then the calibration's, then what is implied.
     """
     fit = None
-    if device.strip().lower() != "host" or (user_devices() / "host.toml").is_file():
-        fit = load_device(device, power_mode).fit_for(engine, precision)
+    is_host = device.strip().lower() == "host"
+    if not is_host or (user_devices() / "host.toml").is_file():
+        fit = load_device(device, None if is_host else power_mode).fit_for(engine, precision)
     had = {name: value for name, value in fit.options.items() if name != "nvpmodel"} if fit else {}
     merged = {**had, **asked}
     return {**implied_options(engine, merged, 1, batch), **merged}

@@ -69,7 +69,7 @@ def validate(
     asked = (
         parse_options(option)
         | ({"provider": provider} if provider else {})
-        | ({"threads": str(threads)} if threads else {})
+        | ({"threads": str(threads)} if threads is not None else {})
     )
     batch = int(frontier.provenance["workload"]["batch_size"])
     opened = open_engine(name, calibrated_options(device, power_mode, name, chosen[0].precision, asked, batch))

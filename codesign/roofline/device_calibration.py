@@ -21,6 +21,7 @@ __all__ = ["PhaseReport", "calibrate_device", "calibrate_phase", "conformal_log"
 
 FOLDS = 10
 FEW = 8  # architectures below which no error can be cross-validated with any meaning
+FEW_SHAPES = 5
 _UNKNOWN_LOG = 0.5  # interval where cross-validation is impossible: times or divided by 1.65
 NOISY = 0.10
 
@@ -93,7 +94,7 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior, guess_log: float = _U
     """
     if not rows:
         raise SpecError("no measurements of this phase")
-    architectures = len({row.shape for row in rows})
+    architectures, shapes = len({row.group for row in rows}), len({row.shape for row in rows})
     warnings = []
     again = [row.again_log for row in rows if math.isfinite(row.again_log)]
     if not again:
@@ -108,9 +109,9 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior, guess_log: float = _U
             warnings.append(f"{marked} of {len(rows)} passes have no visit without the mark '{flag}' ({FLAGS[flag]})")
     held: dict[str, float] = {}
     hybrid, interval, beyond = False, guess_log, 2 * guess_log
-    if architectures < FEW:
+    if architectures < FEW or shapes < FEW_SHAPES:
         warnings.append(
-            f"little: {architectures} architectures; the error cannot be cross-validated below {FEW}, and the interval "
+            f"little: {architectures} architectures of {shapes} shapes; the error cannot be cross-validated below {FEW} of {FEW_SHAPES}, and the interval "
             f"(times or divided by {math.exp(guess_log):.2f}) is a guess: profile more"
         )
     else:

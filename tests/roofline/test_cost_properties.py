@@ -280,9 +280,10 @@ def test_an_engine_with_a_slash_does_not_break_the_cells() -> None:
 
 
 def test_engines_of_the_command_line() -> None:
-    assert resolve_engine("vLLM") == "vllm"
+    orin = load_device("orin")
+    assert resolve_engine("vLLM", orin) == "vllm"
     with pytest.raises(LookupError, match=r"unknown engine 'vlm'; did you mean 'vllm'"):
-        resolve_engine("vlm")
+        resolve_engine("vlm", orin)
     assert default_engine(load_device("orin"), PRECISIONS["fp16"]) == "vllm"
     assert default_engine(load_device("orin"), PRECISIONS["q4_k_m"]) == "llama.cpp"
     assert default_engine(load_device("raspberry-pi-5"), PRECISIONS["fp16"]) == "llama.cpp"
