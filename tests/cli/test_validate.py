@@ -51,6 +51,18 @@ def loop(home: Path) -> Done:
     return done
 
 
+def test_the_frontier_of_a_calibrated_device_keeps_the_schema(home: Path, loop: Done) -> None:
+    from jsonschema import Draft202012Validator
+
+    from codesign.search.frontier import frontier_schema
+
+    validator = Draft202012Validator(frontier_schema())
+    lines = (home / "run/frontier.jsonl").read_text().splitlines()
+    for line in lines:
+        validator.validate(json.loads(line))
+    assert "seconds_per" in json.loads(lines[0])["rates"]["fp32"]["decode"]
+
+
 def test_eight_architectures_were_measured_and_calibrated(home: Path, loop: Done) -> None:
     assert "8 architectures at fp32, 32 records added" in loop["profile"].stdout
     assert "next: codesign calibrate --device host" in loop["profile"].stdout
