@@ -12,8 +12,8 @@ from codesign.errors import InfeasibleError
 from codesign.operators import Phase
 from codesign.profilers import Point
 from codesign.profilers.measure import needed_bytes
-from codesign.roofline.device_fit import PassRow, Prior, fit_terms, predict_log
-from codesign.roofline.residual import fit_residual
+from codesign.roofline.device_fit import PassRow, Prior
+from codesign.roofline.residual import fit_hybrid
 from codesign.roofline.terms import TERMS, pass_features, pass_terms
 from codesign.search.space import DesignSpace
 from codesign.workload import PRECISIONS, Workload
@@ -141,7 +141,7 @@ class _Sure:
     def __init__(
         self, pool: Sequence[Architecture], rows: Sequence[PassRow], prior: Prior, precision: str, point: Point
     ) -> None:
-        seconds_per, covariance = fit_terms(rows, prior)
+        seconds_per, covariance, residual = fit_hybrid(rows, prior)
         form = PRECISIONS[precision]
         prompt = point.tokens if point.phase == "prefill" else point.context_tokens
         workload = Workload(prompt_tokens=prompt, output_tokens=1, batch_size=point.batch_size)
@@ -150,7 +150,6 @@ class _Sure:
         parts = np.array([[float(a.get(name, 0.0)) for name in TERMS] for a in amounts]) * each
         shares = parts / parts.sum(axis=1, keepdims=True)  # d ln(t) / d phi
         joint = shares @ covariance @ shares.T
-        residual = fit_residual(rows, np.log([r.seconds for r in rows]) - predict_log(rows, seconds_per))
         if residual is not None:
             f = np.array([[float(v) for v in pass_features(a, workload, point.phase)] for a in pool])
             z = (np.log(f) - np.asarray(residual.center)) / np.asarray(residual.scale)

@@ -10,12 +10,12 @@ from functools import partial
 
 import numpy as np
 
-from codesign.devices import DeviceFit, PhaseTerms
+from codesign.devices import DeviceFit, PhaseTerms, ResidualFit
 from codesign.errors import SpecError
 from codesign.measurement import FLAGS, Observation
 from codesign.operators import Phase
 from codesign.roofline.device_fit import Array, PassRow, Prior, fit_terms, pass_rows, predict_log
-from codesign.roofline.residual import fit_residual
+from codesign.roofline.residual import fit_hybrid
 
 __all__ = ["PhaseReport", "calibrate_device", "calibrate_phase", "conformal_log", "cross_validate", "largest_out"]
 
@@ -51,11 +51,15 @@ def _mape(errors_log: Array) -> float:
 Predictor = Callable[[Sequence[PassRow]], Array]
 
 
+def _terms(rows: Sequence[PassRow], prior: Prior, hybrid: bool) -> tuple[dict[str, float], ResidualFit | None]:
+    if not hybrid:
+        return fit_terms(rows, prior)[0], None
+    seconds_per, _, residual = fit_hybrid(rows, prior)
+    return seconds_per, residual
+
+
 def _fit(rows: Sequence[PassRow], prior: Prior, hybrid: bool) -> Predictor:
-    seconds_per, _ = fit_terms(rows, prior)
-    residual = None
-    if hybrid:
-        residual = fit_residual(rows, np.log([r.seconds for r in rows]) - predict_log(rows, seconds_per))
+    seconds_per, residual = _terms(rows, prior, hybrid)
     return lambda others: predict_log(others, seconds_per, residual)
 
 
@@ -125,10 +129,7 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior, guess_log: float = _U
             "roofline_mape_pct": _mape(errors[False]), "hybrid_mape_pct": _mape(errors[True]),
             "roofline_largest_out_mape_pct": _mape(outside[False]), "hybrid_largest_out_mape_pct": _mape(outside[True]),
         }  # fmt: skip
-    seconds_per, _ = fit_terms(rows, prior)
-    residual = None
-    if hybrid:
-        residual = fit_residual(rows, np.log([r.seconds for r in rows]) - predict_log(rows, seconds_per))
+    seconds_per, residual = _terms(rows, prior, hybrid)
     sizes = [row.params_active for row in rows]
     lengths = [row.features[-1] for row in rows]
     terms = PhaseTerms(

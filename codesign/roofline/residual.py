@@ -9,10 +9,10 @@ import numpy as np
 
 from codesign.devices import ResidualFit
 from codesign.errors import MissingExtraError
-from codesign.roofline.device_fit import Array, PassRow
+from codesign.roofline.device_fit import Array, PassRow, Prior, fit_terms, predict_log
 from codesign.roofline.terms import FEATURES
 
-__all__ = ["fit_residual"]
+__all__ = ["fit_hybrid", "fit_residual"]
 
 _MAX_POINTS = 600  # exact Gaussian processes are cubic; the store of one device rarely has more passes
 
@@ -69,3 +69,14 @@ def fit_residual(rows: Sequence[PassRow], errors_log: Array) -> ResidualFit | No
         alpha=tuple(float(v) for v in alpha),
         amplitude=amplitude,
     )
+
+
+def fit_hybrid(rows: Sequence[PassRow], prior: Prior) -> tuple[dict[str, float], Array, ResidualFit | None]:
+    """The additive roofline with the process on what it leaves: coefficients and covariance of `fit_terms`, the residual.
+
+    Raises:
+        MissingExtraError: see `fit_residual`.
+    """
+    seconds_per, covariance = fit_terms(rows, prior)
+    errors_log = np.log([row.seconds for row in rows]) - predict_log(rows, seconds_per)
+    return seconds_per, covariance, fit_residual(rows, errors_log)

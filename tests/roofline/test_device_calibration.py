@@ -105,6 +105,7 @@ def test_the_hybrid_is_used_where_it_helps_and_only_there() -> None:
 def test_a_hybrid_that_does_worse_on_the_largest_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A residual that is right about the sizes it knows and doubles the time of all larger ones."""
     from codesign.roofline import device_calibration
+    from codesign.roofline import residual as residual_module
 
     train = rows(30, 7, noise=0.3)
     true = device_calibration.predict_log
@@ -117,7 +118,7 @@ def test_a_hybrid_that_does_worse_on_the_largest_is_switched_off(monkeypatch: py
         return np.where([r.params_active <= residual for r in others], truth, base + math.log(2))
 
     monkeypatch.setattr(device_calibration, "predict_log", predict)
-    monkeypatch.setattr(device_calibration, "fit_residual", lambda some, errors: max(r.params_active for r in some))
+    monkeypatch.setattr(residual_module, "fit_residual", lambda some, errors: max(r.params_active for r in some))
     report = calibrate_phase(train, PRIOR)
     assert report.terms.held_out["hybrid_mape_pct"] < report.terms.held_out["roofline_mape_pct"]
     assert report.terms.residual is None
