@@ -12,7 +12,7 @@ from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, Tex
 
 from codesign.errors import CodesignError, SchemaError
 from codesign.measurement import Measurement
-from codesign.store.tables import METADATA, measurements, row_of, versions
+from codesign.store.tables import METADATA, measurements, row_of, training_runs, versions
 
 __all__ = ["MIGRATIONS", "VERSION", "begin_write", "prepare", "read_version"]
 
@@ -36,9 +36,14 @@ def _from_0(connection: Connection) -> None:
         connection.execute(measurements.insert(), list(rows.values()))
 
 
-#: Step i takes version i to i + 1. Steps are never changed once released: one that uses `measurements` gets a copy of the
-#: table as it was.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_from_0,)
+def _from_1(connection: Connection) -> None:
+    """Version 1 had measurements only: add the table of training runs."""
+    training_runs.create(connection)
+
+
+#: Step i takes version i to i + 1. Steps are never changed once released: one that uses a table gets a copy of it as it
+#: was.
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_from_0, _from_1)
 VERSION = len(MIGRATIONS)
 
 

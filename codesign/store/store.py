@@ -1,4 +1,4 @@
-"""`Store`: add and find measurements. A record that `add` returned for survives a killed process and a power cut."""
+"""`Store`: add and find measurements and training runs. A record that `add` returned for survives a killed process and a power cut."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from codesign.architecture import Architecture
 from codesign.errors import CodesignError, MeasurementError, SchemaError, SpecError
 from codesign.measurement import Measurement
 from codesign.store.place import Place, find_place
+from codesign.store.runs import Runs
 from codesign.store.schema import BUSY_S, begin_write, prepare
 from codesign.store.tables import architecture_key, measurements, normal_time, row_of
 
@@ -43,8 +44,8 @@ class CampaignSummary:
     last: str | None
 
 
-class Store:
-    """Measurements in SQLite or PostgreSQL. Threads may share one; each process opens its own.
+class Store(Runs):
+    """Measurements and training runs in SQLite or PostgreSQL. Threads may share one; each process opens its own.
 
     SQLite runs with a write-ahead log and synchronous=FULL: that log is then flushed to the disk at every commit (with
     NORMAL, the usual choice, a power cut loses the last commits, and a board on a bench loses power). On PostgreSQL a

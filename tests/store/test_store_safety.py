@@ -105,7 +105,7 @@ def test_a_store_of_version_0_is_migrated(place: str) -> None:
         store.add(record(9))
         assert store.count() == 4
         with store._engine.begin() as connection:
-            assert schema.read_version(connection) == schema.VERSION == 1
+            assert schema.read_version(connection) == schema.VERSION == 2
 
 
 def test_a_migration_that_fails_changes_nothing(place: str) -> None:
@@ -132,7 +132,7 @@ def test_a_newer_store_is_refused_untouched(place: str) -> None:
     file = Path(place)
     before = hashlib.sha256(file.read_bytes()).digest() if file.exists() else b""
     for create in (True, False):
-        with pytest.raises(SchemaError, match=r"schema has version 7; .*versions up to 1: update") as caught:
+        with pytest.raises(SchemaError, match=r"schema has version 7; .*versions up to 2: update") as caught:
             Store(place, create=create)
         assert "\n" not in str(caught.value)
     if before:
