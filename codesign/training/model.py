@@ -1,0 +1,72 @@
+"""The model and its optimizer as training starts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codesign.architecture import Architecture
+from codesign.models.decoder import Decoder
+from codesign.training_run import Recipe
+
+__all__ = ["BALANCE", "initial_model", "optimizer_of", "router_balance"]
+
+#: Weight of the load-balancing loss of mixtures (Switch Transformers, arXiv 2101.03961, section 2.2).
+BALANCE = 0.01
+
+
+def initial_model(arch: Architecture, seed: int) -> Decoder:
+    """Random weights: `Decoder.initialise`, and what each block adds to the residual stream divided by sqrt(2 L).
+
+    So the stream's variance does not grow with depth (GPT-2, section 2.3).
+    """
+    model = Decoder(arch).initialise(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.div_((2 * arch.n_layers) ** 0.5)
+    return model
+
+
+def optimizer_of(model: Decoder, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with decay on matrices (the embedding included), none on gains and biases."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=recipe.lr,
+        betas=(recipe.beta1, recipe.beta2),
+        eps=1e-8,
+        fused=True,
+    )
+
+
+@contextmanager
+def router_balance(model: Decoder) -> Iterator[list[Tensor]]:
+    """Collects the load-balancing loss of each router while the model runs forward; empty for a dense model.
+
+    Per router E * sum_e f_e P_e, where f_e is the share of (token, choice) pairs that go to expert e and P_e its mean
+    probability: 1 where tokens are spread evenly, E at worst.
+    """
+    found: list[Tensor] = []
+    active = model.arch.n_active_experts
+
+    def note(_module: Any, _inputs: Any, logits: Tensor) -> None:
+        probabilities = logits.float().softmax(-1)
+        experts = logits.shape[-1]
+        chosen = probabilities.detach().topk(active, dim=-1).indices.flatten()
+        share = torch.zeros(experts, device=logits.device).scatter_add_(
+            0, chosen, torch.full((chosen.numel(),), 1 / chosen.numel(), device=logits.device)
+        )
+        found.append(experts * (share * probabilities.mean(0)).sum())
+
+    hooks = [layer.router.register_forward_hook(note) for layer in model.layers if layer.mixture]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
