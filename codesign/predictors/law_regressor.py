@@ -97,7 +97,9 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         assert best is not None
         self.p_ = np.asarray(best.x)
         self.coef_ = dict(zip((p.name for p in names), self.p_.tolist(), strict=True))
-        group = np.arange(loss.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+        group = (
+            np.arange(loss.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+        )
         draws = []
         for _ in range(self.draws):
             share = rng.exponential(size=int(group.max()) + 1)[group]
@@ -129,10 +131,15 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         return {name: raw[name] - self.centre_[name] for name in self.law_.reads}
 
     def _start_from(self, x: dict[str, Array], loss: Array) -> None:
-        """Level of the prior from the data: E at 60 % of the least loss, the terms share the rest."""
+        """Level of the prior from the data: E at 60 % of the least loss, the terms share the rest.
+
+        Forms with a data term coupled to shape (``**``) may have E < 0: they describe the rows, not the limit of training.
+        """
         names = [p.name for p in self.law_.parameters]
         least, middle = float(loss.min()), float(np.median(loss))
         self._mean[0], self._std[0], self._high[0] = 0.6 * least, 0.3 * least, 0.999 * least
+        if self.form.endswith("**"):
+            self._low[0], self._std[0] = -2.0 * least, least
         rest = np.log(max(middle - self._mean[0], 1e-3))
         for name, share in (("ln A", 0.6), ("ln B", 0.3), ("ln C", 0.1), ("ln G", 0.3)):
             if name in names:
