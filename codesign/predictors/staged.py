@@ -164,7 +164,7 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             left[mask] = Stack.combine(weights, logs[mask], stds[mask])
         self.weights_ = dict(zip(names, convex_weights(logs, np.log(target)).tolist(), strict=True))
         self.members_["stack"] = Stack(
-            self.members_, self.weights_, left, Correction(target, left[:, 0], left[:, 1], labels), target
+            self.members_, self.weights_, left, Correction(target, left[:, 0], left[:, 1]), target
         )
 
     def _baseline(self, X: Any, target: Array, masks: Sequence[Any]) -> Score | None:
