@@ -72,7 +72,9 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
         names = list(self.columns) if self.columns is not None else known_columns(list(X.columns))
         missing = [name for name in names if name not in X.columns]
         if missing:
-            raise SpecError(f"the table has no column {', '.join(repr(m) for m in missing)}; it has {', '.join(map(str, X.columns))}")
+            raise SpecError(
+                f"the table has no column {', '.join(repr(m) for m in missing)}; it has {', '.join(map(str, X.columns))}"
+            )
         self.read_ = names
         self.kinds_ = {name: self._kind(X, name) for name in names}
         self.categories_ = {
@@ -115,7 +117,9 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
         """How far rows lie beyond the fitted rows' box, Euclidean over the features in their units (logs), (rows,)."""
         matrix = self.transform(X)
         low, high = self.box_
-        return np.asarray(np.sqrt((np.maximum(low - matrix, 0.0) ** 2 + np.maximum(matrix - high, 0.0) ** 2).sum(axis=1)))
+        return np.asarray(
+            np.sqrt((np.maximum(low - matrix, 0.0) ** 2 + np.maximum(matrix - high, 0.0) ** 2).sum(axis=1))
+        )
 
     @staticmethod
     def _kind(X: Any, name: str) -> str:

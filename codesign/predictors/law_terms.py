@@ -111,7 +111,13 @@ _ADDITIVE = Term(
     ("l", "w"),
 )
 _DEPTH_WIDTH = Term(
-    (*_CHINCHILLA.parameters, _log("ln C", -4.0), _exponent("c", 1.0, 0.6), _log("ln G", -4.0), _exponent("g", 1.0, 0.6)),
+    (
+        *_CHINCHILLA.parameters,
+        _log("ln C", -4.0),
+        _exponent("c", 1.0, 0.6),
+        _log("ln G", -4.0),
+        _exponent("g", 1.0, 0.6),
+    ),
     lambda p, x: np.exp(p[0] - p[1] * x["n"]) + np.exp(p[2] - p[3] * x["l"]) + np.exp(p[4] - p[5] * x["w"]),
     ("n", "l", "w"),
 )
@@ -145,9 +151,7 @@ _MOE = Term(
 )  # fmt: skip
 
 _DATA = Term((_log("ln B"), _exponent("b", 0.4, 0.3)), lambda p, x: np.exp(p[0] - p[1] * x["t"]), ("t",))
-_COUPLED = Term(
-    (*_DATA.parameters, _slope("h")), lambda p, x: np.exp(p[0] - p[1] * x["t"] + p[2] * x["n"]), ("t", "n")
-)
+_COUPLED = Term((*_DATA.parameters, _slope("h")), lambda p, x: np.exp(p[0] - p[1] * x["t"] + p[2] * x["n"]), ("t", "n"))
 _COUPLED_SHAPE = Term(
     (*_DATA.parameters, _slope("hl"), _slope("hw")),
     lambda p, x: np.exp(p[0] - p[1] * x["t"] + p[2] * x["l"] + p[3] * x["w"]),

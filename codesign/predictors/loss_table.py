@@ -67,8 +67,7 @@ class LossTable:
 
 def group_of(frame: Any, columns: Sequence[str]) -> Any:
     """A number a row, equal where all columns are; an empty cell is a value like another."""
-    keys = frame[list(columns)].astype(str).agg("|".join, axis=1)
-    return np.unique(np.asarray(keys), return_inverse=True)[1].ravel()
+    return frame.groupby(list(columns), dropna=False, sort=True).ngroup().to_numpy()
 
 
 def read_loss_table(
