@@ -1,0 +1,98 @@
+"""Words and numbers as the page shows them: metrics, marks, units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from codesign.architecture import Architecture
+from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
+
+__all__ = ["FILTERS", "MARKS", "METRICS", "arch_text", "mark_text", "show_metric"]
+
+#: Metric to its title, and how a value of it is shown.
+METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "loss": ("training loss, nats per token", lambda v: f"{v:.3f}"),
+    "perplexity": ("perplexity", lambda v: f"{v:.1f}"),
+    "latency_s": ("time per generated token", format_seconds),
+    "ttft_s": ("time to first token", format_seconds),
+    "e2e_s": ("whole request", format_seconds),
+    "memory_B": ("peak memory", format_bytes),
+    "energy_J": ("energy per generated token", format_energy),
+    "power_W": ("mean power", format_power),
+    "params": ("parameters", format_count),
+    "params_active": ("active parameters", format_count),
+    "weights_B": ("weights", format_bytes),
+    "kv_B": ("KV cache", format_bytes),
+    "workspace_B": ("activations", format_bytes),
+}
+
+#: Mark to a letter for tables, a short name and what it means for the reader.
+MARKS: dict[str, tuple[str, str]] = {
+    "prior:kv": ("K", "KV width differs from the law's data: a published term is added"),
+    "prior:moe": ("E", "experts: effective parameters, transferred from another data set"),
+    "prior:ffn_ratio": ("F", "FFN ratio differs from the law's data"),
+    "prior:d_head": ("H", "head size differs from the law's data"),
+    "prior:vocab": ("V", "vocabulary differs from the law's data: compare losses within this run only"),
+    "prior:quantisation": ("Q", "price of quantised weights: a published law"),
+    "latency:size_here": ("S", "smaller or larger than any model measured on this device, engine and precision"),
+    "latency:experts_here": ("M", "no mixture of experts was measured on this device, engine and precision"),
+    "latency:size": ("!S", "smaller or larger than any model measured anywhere"),
+    "latency:experts": ("!M", "no mixture of experts was measured anywhere"),
+}
+
+
+def mark_text(mark: str) -> tuple[str, str]:
+    """Letter and meaning of a mark; unknown ones speak for themselves.
+
+    Example:
+        >>> mark_text("outside:n_layers")
+        ('!n_layers', "outside the range of the law's data in n_layers")
+    """
+    if mark in MARKS:
+        return MARKS[mark]
+    kind, _, name = mark.partition(":")
+    if kind == "outside":
+        return f"!{name}", f"outside the range of the law's data in {name}"
+    return mark, mark
+
+
+def show_metric(key: str, value: float) -> str:
+    """A metric's value with its unit; a dash where it is unknown.
+
+    Example:
+        >>> show_metric("latency_s", 0.0102), show_metric("loss", 3.0773)
+        ('10.2 ms', '3.077')
+    """
+    if not math.isfinite(value):
+        return "–"
+    return METRICS[key][1](value) if key in METRICS else f"{value:.4g}"
+
+
+def arch_text(arch: Architecture) -> str:
+    """A shape in one line.
+
+    Example:
+        >>> from codesign.hf_config import read_config
+        >>> arch_text(read_config("qwen2.5-0.5b"))
+        '24 layers × 896, 14 heads (2 KV) of 64, FFN 4864'
+    """
+    ffn = f"FFN {arch.d_ff}"
+    if arch.n_experts:
+        ffn = f"{arch.n_experts} experts of {arch.d_ff_expert}, {arch.n_active_experts} active"
+    return (
+        f"{arch.n_layers} layers × {arch.d_model}, {arch.n_heads} heads ({arch.n_kv_heads} KV) of {arch.d_head}, {ffn}"
+    )
+
+
+def _pct(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "metric": lambda value, key: show_metric(key, float(value)),
+    "metric_title": lambda key: METRICS[key][0] if key in METRICS else key,
+    "seconds": format_seconds, "bytes": format_bytes, "count": format_count, "energy": format_energy,
+    "power": format_power, "pct": _pct, "arch": arch_text,
+}  # fmt: skip
