@@ -24,7 +24,7 @@ def local_workers(threads: int) -> int:
     except ImportError as error:
         raise MissingExtraError.of("joblib", "train", "training several models at a time") from error
     cores = min(joblib.cpu_count(only_physical_cores=True), joblib.cpu_count())
-    return max(1, cores // threads)
+    return max(1, int(cores) // threads)
 
 
 def run_here(workers: int, *, attempts: int = ATTEMPTS) -> Execute:

@@ -18,6 +18,7 @@ from codesign.cli.measurements import measurements
 from codesign.cli.predict import predict
 from codesign.cli.profile import profile
 from codesign.cli.search import search
+from codesign.cli.train import train
 from codesign.cli.validate import validate
 from codesign.errors import CodesignError
 
@@ -36,6 +37,7 @@ app.command()(devices)
 app.command()(profile)
 app.command()(calibrate)
 app.command()(validate)
+app.command()(train)
 app.command()(export)
 app.command(hidden=True)(agent)
 app.command()(measurements)

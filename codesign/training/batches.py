@@ -77,4 +77,4 @@ def valid_windows(tokens: TokenFile, seq_len: int, most_tokens: int) -> Tokens:
         )
     n = min(fit, max(1, most_tokens // seq_len))
     starts = ((np.arange(n) + 0.5) * fit / n).astype(np.int64) * seq_len
-    return split[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+    return np.asarray(split[starts[:, None] + np.arange(seq_len + 1)], dtype=np.int64)

@@ -14,21 +14,12 @@ from typing import Any
 
 import torch
 
+from codesign.training.whole_file import flush_folder, write_whole
+
 __all__ = ["load_checkpoint", "remove_checkpoints", "save_checkpoint", "write_whole"]
 
 _LOG = logging.getLogger(__name__)
 _CURRENT, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that, whenever the machine stops, it holds the old bytes or the new ones."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    _flush_folder(path.parent)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -45,7 +36,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     if (folder / _CURRENT).exists():
         os.replace(folder / _CURRENT, folder / _PREVIOUS)
     os.replace(part, folder / _CURRENT)
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -67,14 +58,3 @@ def remove_checkpoints(folder: Path) -> None:
     """Once the result is written they are of no use."""
     for name in (_CURRENT, _PREVIOUS, f".{_CURRENT}.part"):
         (folder / name).unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """A rename is safe only once the folder is on disk; Windows cannot open one, and keeps its own journal."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,29 @@
+"""The recipe of a run where none is given."""
+
+from __future__ import annotations
+
+from codesign.architecture import Architecture
+
+__all__ = ["BATCH_TOKENS", "SEQ_LEN", "default_lr", "eval_tokens", "final_eval_tokens"]
+
+BATCH_TOKENS, SEQ_LEN = 2048, 128
+
+
+def default_lr(arch: Architecture) -> float:
+    """Peak learning rate."""
+    return 1e-2 * (64 / arch.d_model) ** 0.5
+
+
+def eval_tokens(tokens: int) -> int:
+    """Validation tokens of one point of the curve, so that twenty points cost about a twentieth of the training.
+
+    Example:
+        >>> eval_tokens(2_000_000), eval_tokens(100_000), eval_tokens(10**9)
+        (15625, 4096, 65536)
+    """
+    return min(max(tokens // 128, 4096), 65_536)
+
+
+def final_eval_tokens(tokens: int) -> int:
+    """Validation tokens of the final loss: a quarter of the training's, which costs a twelfth of it, 16,384 to 524,288."""
+    return min(max(tokens // 4, 16_384), 524_288)
