@@ -116,13 +116,6 @@ def one_budget(s: Setting) -> Iterator[Check]:
         yield _check("memory-bound rho*", where, cf.memory_bound_rho(d), rates, loss(16, d, ratio, 4, rates))
 
 
-def published_dual_decode_rho(r: float, g: float, eta: float, kv: float) -> float:
-    """The decode form as printed, with its square root."""
-    attention, delta = 2 + 2 / g, kv / g
-    x = ((attention + 3 * r) + np.sqrt((attention + 3 * r) ** 2 + 4 * eta * delta)) / (2 * eta)
-    return float(3 * r / (x - attention))
-
-
 def dual(s: Setting) -> Iterator[Check]:
     """Both budgets: rho on a grid, the depth as large as both allow. Memory is set so that rho_dual is 1/12 or 1/3."""
     d, r, g, kv = 1024.0, 1.0, 4.0, s.kv(1024.0)
@@ -139,7 +132,7 @@ def dual(s: Setting) -> Iterator[Check]:
             else:
                 eta = layers * d**2 * B_W * cf.decode_cost(r, g, kv) / memory
                 yield _check("dual rho*", where, cf.dual_decode_rho(r, g, eta, kv), rates, losses)
-                yield _check("dual rho* as printed", where, published_dual_decode_rho(r, g, eta, kv), rates, losses)
+                yield _check("dual rho* as printed", where, cf.printed_dual_decode_rho(r, g, eta, kv), rates, losses)
 
 
 def joint(s: Setting) -> Iterator[Check]:

@@ -15,6 +15,7 @@ tools/reproduce_paper.py shows that again, with the published forms that do not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from scipy.optimize import brentq  # type: ignore[import-untyped,unused-ignore]
@@ -23,7 +24,8 @@ from codesign.predictors.scaling import PAPER_PARAMETERS
 
 __all__ = [
     "decode_cost", "decode_depth", "decode_group", "decode_ratio", "dual_decode_rho", "dual_prefill_rho",
-    "memory_bound_rho", "prefill_cost", "prefill_depth", "prefill_group", "prefill_ratio",
+    "memory_bound_rho", "memory_cost", "memory_depth", "memory_filled_rho", "prefill_cost", "prefill_depth", "prefill_group", "prefill_ratio",
+    "printed_dual_decode_rho",
 ]  # fmt: skip
 
 _KL, _AL, _KRHO, _ARHO, _B1, _KD, _B2, _AR, _KM, _AM, _ = PAPER_PARAMETERS
@@ -49,6 +51,16 @@ def decode_cost(r: float, g: float, kv: float) -> float:
     return 2 + (2 + kv) / g + 3 * r
 
 
+def memory_cost(r: float, g: float, rho: float) -> float:
+    """Weights stored per layer and d^2: 2 + 2/g + 3r/rho (all experts, of which the share rho is active).
+
+    Example:
+        >>> memory_cost(1.0, 4.0, 0.125)
+        26.5
+    """
+    return 2 + 2 / g + 3 * r / rho
+
+
 def memory_bound_rho(d: float) -> float:
     """Best activation rate where only memory binds: depth and width fixed, r = c * rho fills the memory.
 
@@ -72,12 +84,37 @@ def decode_depth(moved_B: float, d: float, r: float, g: float, kv: float, b_w: f
     return moved_B / (d * d * b_w * decode_cost(r, g, kv))
 
 
+def memory_depth(memory_B: float, d: float, r: float, g: float, rho: float, b_w: float) -> float:
+    """Depth that fills the memory budget M: l* = M / (d^2 * b_w * memory_cost)."""
+    return memory_B / (d * d * b_w * memory_cost(r, g, rho))
+
+
+def memory_filled_rho(memory_B: float, d: float, r: float, g: float, b_w: float) -> float:
+    """Best activation rate at fixed r where the depth fills the memory budget M and no time is short; not in the paper.
+
+    A larger rho stores fewer experts, so the same memory holds more layers. Setting the derivative of the loss to zero:
+
+        3 r a_l k_l / (rho (a rho + 3 r)) * l^-a_l = a_rho k_rho rho^(a_rho - 1) / (r^a_r d^b1),  l = memory_depth, a = 2 + 2/g
+
+    Its left side falls and its right side grows with rho: one root, kept within (0, 1]. Where time binds too, the optimum is the
+    smaller of this and the dual rate.
+    """
+    attention = 2 + 2 / g
+
+    def gap(rho: float) -> float:
+        layers = memory_depth(memory_B, d, r, g, rho, b_w)
+        gained = 3 * r * _AL * _KL / (rho * (attention * rho + 3 * r)) * layers**-_AL
+        return float(_ARHO * _KRHO * rho ** (_ARHO - 1) / (r**_AR * d**_B1) - gained)
+
+    return _root(gap, 1e-9, 1.0)
+
+
 def dual_prefill_rho(r: float, g: float, eta: float, b_w: float) -> float:
     """Activation rate at which the depth fills both the prefill and the memory budget; eta = F / M.
 
     rho = 3 eta b_w r / (a (2 - eta b_w) + 6 r), a = 2 + 2/g. It is the optimum where both bind. Where the
-    last layers are worth less than what their memory buys otherwise (64 layers, say), the optimum lies below and leaves
-    time unused. Above 1, or where the denominator is not positive, memory does not bind.
+    last layers are worth less than what their memory buys otherwise (64 layers, say), the optimum lies below, at
+    `memory_filled_rho`, and leaves time unused. Above 1, or where the denominator is not positive, time does not bind at any rate.
     """
     attention = 2 + 2 / g
     return 3 * eta * b_w * r / (attention * (2 - eta * b_w) + 6 * r)
@@ -92,6 +129,13 @@ def dual_decode_rho(r: float, g: float, eta: float, kv: float) -> float:
     """
     attention = 2 + 2 / g
     return 3 * r / (decode_cost(r, g, kv) / eta - attention)
+
+
+def printed_dual_decode_rho(r: float, g: float, eta: float, kv: float) -> float:
+    """The decode form as arXiv 2602.10377 prints it, with its square root: for comparison with `dual_decode_rho` only."""
+    attention, delta = 2 + 2 / g, kv / g
+    x = ((attention + 3 * r) + math.sqrt((attention + 3 * r) ** 2 + 4 * eta * delta)) / (2 * eta)
+    return 3 * r / (x - attention)
 
 
 def _ffn_gain(d: float, rho: float) -> float:
