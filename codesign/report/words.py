@@ -94,5 +94,5 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "metric": lambda value, key: show_metric(key, float(value)),
     "metric_title": lambda key: METRICS[key][0] if key in METRICS else key,
     "seconds": format_seconds, "bytes": format_bytes, "count": format_count, "energy": format_energy,
-    "power": format_power, "pct": _pct, "arch": arch_text,
+    "power": format_power, "pct": _pct, "arch": arch_text, "perplexity": lambda loss: f"{math.exp(loss):.1f}",
 }  # fmt: skip

@@ -1,0 +1,128 @@
+"""The answer in one look: the best design, what it offers against known models, and what to be careful about."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from codesign.report.review import Known, Review
+from codesign.report.words import mark_text
+from codesign.search import Candidate, Gap
+
+__all__ = ["answer", "cautions", "edges", "safe_design"]
+
+_SURE = 0.9
+_ROUGH = math.log(1.5)  # a 90 % interval wider than this factor is a caution
+
+
+def answer(review: Review) -> dict[str, Any]:
+    """What the page's header shows."""
+    p = review.frontier.provenance
+    best = review.best
+    safe = safe_design(review)
+    return {
+        "best": best, "safe": safe if safe is not None and safe.name != best.name else None, "certificate": p["certificate"],
+        "exact": bool(p["exact"]), "gaps": _gaps(review), "cautions": cautions(review)[:3],
+        "n_cautions": len(cautions(review)), "n_designs": len(review.frontier.candidates),
+        "budget": _budget(review), "precisions": list(review.models), "objectives": list(review.problem.objectives),
+    }  # fmt: skip
+
+
+def safe_design(review: Review) -> Candidate | None:
+    """The design of the lowest loss that meets the budget with at least 90 % probability; None where there is none."""
+    sure = [c for c in review.frontier.candidates if c.p_budget >= _SURE]
+    return min(sure, key=lambda c: c.loss, default=None)
+
+
+def _budget(review: Review) -> str:
+    return review.problem.budget.describe() or "no bound but the device's memory"
+
+
+def _gaps(review: Review) -> list[tuple[Known, str, Gap, Candidate]]:
+    """Up to three known models with what the frontier offers at their latency (or else at their loss): those that the search
+    named first, then the ones nearest to the best design's cost."""
+    found = []
+    by_name = {c.name: c for c in review.frontier.candidates}
+    key = review.cost_key
+    asked = [k for k in review.known if k.baseline in review.frontier.baselines]
+    others = [k for k in review.known if k not in asked and not _outside(k.candidate)]
+    target = review.best.values[key]
+    others.sort(key=lambda k: abs(math.log(k.candidate.values[key] / target)))
+    for known in [*asked, *others]:
+        base = known.baseline
+        if base.at_latency is not None:
+            found.append((known, "at its latency", base.at_latency, by_name[base.at_latency.design]))
+        elif base.at_loss is not None:
+            found.append((known, "at its loss", base.at_loss, by_name[base.at_loss.design]))
+    return found[:3]
+
+
+def _outside(candidate: Candidate) -> bool:
+    return any(mark.startswith("outside:") for mark in candidate.marks)
+
+
+def cautions(review: Review) -> list[str]:
+    """What a reviewer must know before deciding, the gravest first; counted from this run."""
+    p = review.frontier.provenance
+    found: list[tuple[float, str]] = []
+    best, n = review.best, len(review.frontier.candidates)
+    if review.rebuilt.notes and not review.rebuilt.from_catalogue:
+        gap = max(review.rebuilt.deviation.values())
+        if gap > 1e-3:
+            found.append((9, "The run's figures could not be computed again here: breakdowns are approximate (see Trust)."))
+    elif review.rebuilt.notes:
+        found.append((9, "Device figures or rates have changed since this run (see Trust): search again before deciding."))
+    if best.p_budget < _SURE:
+        safe = safe_design(review)
+        other = f"; {safe.name} does with {safe.p_budget:.0%}" if safe else "; no design here reaches 90 %"
+        found.append((8, f"The best design meets the budget with {best.p_budget:.0%} probability{other}."))
+    if not p["exact"]:
+        found.append((7, "The search was heuristic: better designs may exist in the space."))
+    for name, rates in p["rates"].items():
+        for phase in ("decode", "prefill"):
+            r = rates[phase]
+            if "were measured" not in r["level"] or not r["rows"]:
+                factor = math.exp(r["interval_log"])
+                grave = 8.5 if factor > 1.5 else 6
+                found.append((grave, f"{phase.capitalize()} times ({name}) are transferred: {r['level']}; 90 % interval: times or divided by {factor:.2f}."))  # fmt: skip
+    beyond = [c for c in review.frontier.candidates if _outside(c) or any(m in ("latency:size", "latency:experts") for m in c.marks)]  # fmt: skip
+    if beyond:
+        found.append((8.2 if best in beyond else 6.5, f"{len(beyond)} of {n} designs lie outside the range of the data: their intervals are surer than they should be."))  # fmt: skip
+    power = p.get("power_model")
+    if power and power["interval_log"] > _ROUGH and ("energy_J" in best.values):
+        used = "energy" in review.problem.objectives or {"energy_J", "power_W"} & set(p["budget"])
+        found.append((7.5 if used else 3, f"Energy and power are rough: 90 % interval times or divided by {math.exp(power['interval_log']):.1f}."))  # fmt: skip
+    for mark, grave in (("latency:experts_here", 6.8), ("prior:moe", 5.5), ("latency:size_here", 5)):
+        marked = sum(mark in c.marks for c in review.frontier.candidates)
+        if marked:
+            which = f"{marked} of {n} designs" + (", the best among them" if mark in best.marks and marked < n else "")
+            text = mark_text(mark)[1]
+            found.append((grave + marked / n, f"{text[0].upper()}{text[1:]}: {which}."))
+    found += [(5.2, text) for text in edges(review)]
+    weak = [s for s in (review.validation or {}).get("summary", {}).values() if s.get("coverage", 1.0) < 0.7]
+    if weak:
+        found.append((8.8, "Measured on the device, fewer than 70 % of the designs fall inside their 90 % intervals (see Trust)."))  # fmt: skip
+    if p["device"].get("confidence") == "low":
+        found.append((4, "The device's own figures have low confidence: see its sources."))
+    found.sort(key=lambda item: -item[0])
+    return [text for _, text in found]
+
+
+def edges(review: Review) -> list[str]:
+    """Axes of the space at whose end at least half of the designs sit."""
+    axes = review.problem.space.axes
+    archs = [c.architecture for c in review.frontier.candidates]
+    width = [(a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model for a in archs]
+    series: dict[str, tuple[list[float], list[float]]] = {
+        "depth": (list(axes["n_layers"]), [a.n_layers for a in archs]),
+        "width": (list(axes["d_model"]), [a.d_model for a in archs]),
+        "FFN ratio": (list(axes["ffn_ratio"]), width),
+        "number of experts": ([pair[0] for pair in axes["experts"]], [a.n_experts for a in archs]),
+    }
+    found = []
+    for name, (values, used) in series.items():
+        for edge in sorted({min(values), max(values)}) if len(set(values)) > 1 else ():
+            count = sum(abs(value - edge) <= 0.02 * max(abs(edge), 1) for value in used)
+            if 2 * count >= len(archs) and (edge or name != "number of experts"):
+                found.append(f"{count} of {len(archs)} designs sit at the edge of the space ({name} {edge:g}): a wider space may hold better ones.")  # fmt: skip
+    return found
