@@ -191,7 +191,7 @@ def candidate(
         UnknownNameError: No such predictor.
     """
     if name not in CANDIDATES:
-        raise UnknownNameError.near("predictor", name, CANDIDATES)
+        raise UnknownNameError.near("predictor", name, CANDIDATES, "See 'codesign predictors'.")
     mean, _, kind = name.rpartition(" + ")
     if name == "law":
         mean, kind = "law", ""

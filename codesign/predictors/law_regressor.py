@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from codesign.predictors.law_terms import Law, build_law
 __all__ = ["LawRegressor"]
 
 Array = npt.NDArray[np.float64]
+
+#: Fits by a digest of all that they follow from; the oldest goes first.
+_FITTED: dict[bytes, tuple[Array, Array]] = {}
+_MOST_FITTED = 64
 
 
 class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is Any to mypy
@@ -80,7 +85,6 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.law_: Law = law
         self.centre_ = {name: float(np.mean(values)) if name != "e" else 0.0 for name, values in raw.items()}
         x = self._centred(raw)
-        rng = np.random.default_rng(self.random_state)
         weight = np.ones(loss.size) if sample_weight is None else np.asarray(sample_weight, dtype=float)
         names = self.law_.parameters
         self._low = np.array([p.low for p in names])
@@ -88,6 +92,31 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self._mean = np.array([p.mean for p in names])
         self._std = np.array([p.std for p in names])
         self._start_from(x, loss)
+        group = (
+            np.arange(loss.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+        )
+        self.p_, self.draws_ = self._fitted(x, loss, weight, group)
+        self.coef_ = dict(zip((p.name for p in names), self.p_.tolist(), strict=True))
+        error = np.log(np.maximum(self.law_(self.p_, x), 1e-3)) - np.log(loss)
+        freedom = max(1.0, loss.size - 0.5 * self.p_.size)
+        self.scatter_ = float(np.sqrt(max((error**2).sum() / freedom, 1e-12)))
+        self.n_features_in_ = np.shape(X)[1]
+        return self
+
+    def _fitted(self, x: dict[str, Array], loss: Array, weight: Array, group: Any) -> tuple[Array, Array]:
+        """Parameters and bootstrap draws; a fit to the same rows is looked up (several surrogates share one law)."""
+        digest = hashlib.blake2b(repr((self.law_.name, self.law_.reads, self.get_params(deep=False))).encode())
+        for values in (*(x[name] for name in self.law_.reads), loss, weight, np.asarray(group, dtype=np.int64)):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        key = digest.digest()
+        if key not in _FITTED:
+            while len(_FITTED) >= _MOST_FITTED:
+                del _FITTED[next(iter(_FITTED))]
+            _FITTED[key] = self._search(x, loss, weight, group)
+        return _FITTED[key]
+
+    def _search(self, x: dict[str, Array], loss: Array, weight: Array, group: Any) -> tuple[Array, Array]:
+        rng = np.random.default_rng(self.random_state)
         best = None
         for trial in range(1 + self.starts):
             p0 = self._mean if trial == 0 else self._mean + self._std * rng.standard_normal(self._mean.size)
@@ -95,21 +124,11 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
             if best is None or found.cost < best.cost:
                 best = found
         assert best is not None
-        self.p_ = np.asarray(best.x)
-        self.coef_ = dict(zip((p.name for p in names), self.p_.tolist(), strict=True))
-        group = (
-            np.arange(loss.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
-        )
         draws = []
         for _ in range(self.draws):
             share = rng.exponential(size=int(group.max()) + 1)[group]
-            draws.append(self._solve(self.p_, x, loss, weight * share / share.mean(), 30).x)
-        self.draws_ = np.array(draws).reshape(len(draws), self.p_.size)
-        error = np.log(np.maximum(self.law_(self.p_, x), 1e-3)) - np.log(loss)
-        freedom = max(1.0, loss.size - 0.5 * self.p_.size)
-        self.scatter_ = float(np.sqrt(max((error**2).sum() / freedom, 1e-12)))
-        self.n_features_in_ = np.shape(X)[1]
-        return self
+            draws.append(self._solve(best.x, x, loss, weight * share / share.mean(), 30).x)
+        return np.asarray(best.x), np.array(draws).reshape(len(draws), best.x.size)
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Loss in nats per token, (rows,); with ``return_std`` also the standard deviation of a newly trained run."""
@@ -148,11 +167,31 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
     def _solve(self, p0: Array, x: dict[str, Array], loss: Array, weight: Array, limit: int = 400) -> Any:
         log_loss, root = np.log(loss), np.sqrt(weight)
         inside = np.clip(p0, self._low + 1e-6, self._high - 1e-6)
+        # soft-L1 by hand, so that the priors stay quadratic: r = sqrt(2 (sqrt(1 + e^2) - 1)) sign(e)
+
+        def scaled(p: Array) -> Array:
+            return np.asarray(root * (np.log(np.maximum(self.law_(p, x), 1e-3)) - log_loss) / self.noise)
 
         def residual(p: Array) -> Array:
-            error = root * (np.log(np.maximum(self.law_(p, x), 1e-3)) - log_loss) / self.noise
-            # soft-L1 by hand, so that the priors stay quadratic: r = sqrt(2 (sqrt(1 + e^2) - 1)) sign(e)
+            error = scaled(p)
             soft = np.sign(error) * np.sqrt(2.0 * (np.sqrt(1.0 + error**2) - 1.0))
             return np.concatenate([soft, (p - self._mean) / self._std])
 
-        return least_squares(residual, inside, bounds=(self._low, self._high), x_scale=self._std, max_nfev=limit)
+        def jacobian(p: Array) -> Array:
+            error = scaled(p)
+            inner = np.sqrt(1.0 + error**2)
+            # dr/de = e / (r sqrt(1 + e^2)), with r^2 = 2 e^2 / (sqrt(1 + e^2) + 1)
+            slope = np.sqrt((inner + 1.0) / 2.0) / inner
+            return np.vstack([(slope * root / self.noise)[:, None] * self._log_slopes(p, x), np.diag(1.0 / self._std)])
+
+        return least_squares(
+            residual, inside, jac=jacobian, bounds=(self._low, self._high), x_scale=self._std, max_nfev=limit
+        )
+
+    def _log_slopes(self, p: Array, x: dict[str, Array]) -> Array:
+        """d ln L / dp, (rows, parameters), by central differences: all parameters in one call of the law."""
+        step = 1e-5 * np.maximum(1.0, np.abs(p))
+        moved = p[:, None] + np.concatenate([np.diag(step), -np.diag(step)], axis=1)
+        values = np.log(np.maximum(self.law_(moved[:, :, None], {k: v[None, :] for k, v in x.items()}), 1e-3))
+        values = np.broadcast_to(values, (2 * p.size, next(iter(x.values())).size))
+        return np.asarray(((values[: p.size] - values[p.size :]) / (2.0 * step[:, None])).T)

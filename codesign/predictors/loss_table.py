@@ -158,7 +158,7 @@ def read_loss_table(
 
 def _column(frame: Any, column: str, name: str) -> Any:
     if column not in frame.columns:
-        raise UnknownNameError.near(f"column of '{os.path.basename(name)}'", column, list(frame.columns))
+        raise UnknownNameError.near(f"column of '{os.path.basename(name)}'", column, list(frame.columns), "")
     return frame[column]
 
 

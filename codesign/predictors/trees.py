@@ -132,7 +132,7 @@ class BoostedTrees(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scik
                     {**options, "seed": int(rng.integers(2**31))},
                     train,
                     self.max_rounds,
-                    evals=[(test, "left out")],
+                    evals=[(test, "left_out")],
                     early_stopping_rounds=self.patience,
                     verbose_eval=False,
                 )
