@@ -7,6 +7,7 @@ recomputed is compared with the run's figures, and every difference is a note fo
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from codesign.architecture import ArchitectureBatch
 from codesign.budget import Budget
 from codesign.devices import Device, PhaseTerms, load_device
 from codesign.errors import CodesignError, SchemaError, SpecError
+from codesign.operators import Phase
 from codesign.predictors import load_law
 from codesign.roofline.calibration import LEVELS, load_calibration
 from codesign.roofline.cost import RooflineModel
@@ -29,8 +31,10 @@ from codesign.workload import PRECISIONS, Workload
 
 __all__ = ["Rebuilt", "rebuild"]
 
+_log = logging.getLogger(__name__)
 _Z90 = NormalDist().inv_cdf(0.95)
 _SAME = 1e-3  # relative: a file keeps 17 digits, so what differs more was made by other rates
+_PHASES: tuple[Phase, ...] = ("prefill", "decode")
 _SHOWN_RATES = ("bandwidth_efficiency", "compute_efficiency", "layer_s", "step_s")
 
 
@@ -109,12 +113,13 @@ def _of_the_run(frontier: Frontier, common: dict[str, Any]) -> Problem:
     """The problem with the device and rates that the run's file names."""
     p = frontier.provenance
     d = p["device"]
+    facts: dict[str, Any] = {"vendor": "", "generation": "unknown", "family": "unknown"}
     try:
         known = load_device(str(d["name"]))
         facts = {"vendor": known.vendor, "generation": known.generation, "family": known.family, "kind": known.kind,
                  "tdp_W": known.tdp_W, "price_usd": known.price_usd, "price_note": known.price_note}  # fmt: skip
-    except CodesignError:
-        facts = {"vendor": "", "generation": "unknown", "family": "unknown"}
+    except CodesignError as error:
+        _log.debug("the run's device is not in this machine's catalogue: %s", error)
     usable = float(d["memory_usable_B"])
     device = Device(
         name=str(d["name"]), title=str(d["title"]), **facts, memory_B=usable, bandwidth_Bps=float(d["bandwidth_Bps"]),
@@ -131,7 +136,7 @@ def _of_the_run(frontier: Frontier, common: dict[str, Any]) -> Problem:
         models[name] = RooflineModel.of(device, rates)
     return Problem(
         models=models, memory_B=usable,
-        model_log_sd={k: min(m.rates.of(k).interval_log for m in models.values()) / _Z90 for k in ("prefill", "decode")},  # type: ignore[arg-type]
+        model_log_sd={k: min(m.rates.of(k).interval_log for m in models.values()) / _Z90 for k in _PHASES},
         quantisation_priced=common["law"].name != "paper",
         latency_spans={name: {"here": (*span, True)} for name in models if inside},
         **common,
@@ -207,8 +212,8 @@ def _changes(problem: Problem, p: Mapping[str, Any]) -> list[str]:
     for kind, peak in p["device"]["peak_flop_per_s"].items():
         then[f"{kind} peak, FLOP/s"] = (peak, device.peak_flop_per_s.get(kind, math.nan))
     for name, model in problem.models.items():
-        for phase in ("prefill", "decode"):
-            old, now = p["rates"][name][phase], model.rates.of(phase)  # type: ignore[arg-type]
+        for phase in _PHASES:
+            old, now = p["rates"][name][phase], model.rates.of(phase)
             if now.terms is not None:
                 old, new = old.get("seconds_per", {}), dict(now.terms.seconds_per)
             else:

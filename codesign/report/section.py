@@ -56,7 +56,7 @@ class Section:
 
 def static_text(name: str) -> str:
     """A file of ``codesign/report/static``."""
-    return files("codesign.report").joinpath("static", name).read_text(encoding="utf-8")
+    return (files("codesign.report") / "static" / name).read_text(encoding="utf-8")
 
 
 def render_template(name: str, /, **values: Any) -> str:
@@ -76,7 +76,7 @@ def render_template(name: str, /, **values: Any) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(FILTERS)
-    return environment.get_template(name).render(**values)
+    return str(environment.get_template(name).render(**values))
 
 
 def strict_json(data: Any) -> str:
