@@ -31,7 +31,7 @@ class UnknownNameError(CodesignError, LookupError):
     """A name (device, engine, law, model, ...) that no catalogue holds."""
 
     @classmethod
-    def near(cls, kind: str, given: str, known: Iterable[str], hint: str) -> UnknownNameError:
+    def near(cls, kind: str, given: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
         """Build the message with the closest known name.
 
         Example:
