@@ -12,7 +12,9 @@ What the script can use, once the page has loaded plotly.js and `static/page.js`
   now, if one is chosen, and at each choice.
 - ``page.filter(names or null)`` keeps a set of designs bright and dims the others; ``page.onFilter(fn)`` calls fn(Set or null).
 - ``page.plot(element, build, {label})`` draws ``build(theme) -> {data, layout}`` with Plotly (theme's fonts and colours merged
-  into the layout), again at each change of theme and before printing; returns ``{update(), element}``: update() builds again.
+  into the layout) once the element comes near the window, and again at each change of theme or size and before printing.
+  Returns ``{update(), on(event, fn), element}``: update() builds again in the next frame; on() is Plotly's (``element.on`` exists
+  only after the first drawing).
 - ``page.theme``: ``{dark, ink, muted, grid, paper, panel, blue, orange, green, pink, sky, yellow, vermillion, grey, series: [...],
   symbols: [...]}`` (Okabe-Ito, told apart with any colour vision); ``page.onTheme(fn)``.
 - ``page.format``: ``seconds, bytes, count, energy, power, number, percent, metric(key, value)``; ``page.metricTitle(key)``,

@@ -158,21 +158,40 @@ window.codesign = (() => {
   }
   const CONFIG = { displaylogo: false, displayModeBar: "hover", responsive: false, doubleClick: "reset+autosize",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { scale: 2 } };
-  function plot(element, build, options = {}) {
+  // A plot is drawn when it comes near the window, and at most once a frame: a page of many plots opens at once.
+  let frame = 0;
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) { const self = plots.find((p) => p.element === entry.target); self.near = entry.isIntersecting; }
+    schedule();
+  }, { rootMargin: "300px" });
+  const resized = new ResizeObserver((entries) => { if (!printing) for (const entry of entries) plots.find((p) => p.element === entry.target).resize(); });
+  function schedule() { if (!frame) frame = requestAnimationFrame(flush); }
+  function flush() {
+    frame = 0;
+    for (const p of plots) if (p.dirty && (p.near || printing)) p.draw();
+  }
+  function plot(element, build, { label = "" } = {}) {
     if (typeof element === "string") element = byId(element);
-    if (options.label) { element.setAttribute("role", element.getAttribute("role") ?? "img"); element.setAttribute("aria-label", options.label); }
+    if (label) { element.setAttribute("role", "img"); element.setAttribute("aria-label", label); }
+    const handlers = [];
     const size = () => { const box = element.getBoundingClientRect(); return { width: Math.floor(box.width), height: Math.floor(box.height) }; };
     let last = "";
-    const self = { element, update() {
-      const t = theme(), box = size();
-      if (box.width < 40) { last = ""; return; }  // hidden: drawn when it is shown
-      const figure = build(t);
-      last = `${box.width}x${box.height}`;
-      Plotly.react(element, figure.data, { ...mergeLayout(figure.layout ?? {}, t), ...box, autosize: false }, { ...CONFIG, ...figure.config });
-    } };
+    const self = { element, near: false, dirty: true, drawn: false,
+      update() { self.dirty = true; schedule(); },
+      resize() { const box = size(); if (self.drawn && `${box.width}x${box.height}` !== last) self.update(); },
+      on(event, fn) { handlers.push([event, fn]); if (self.drawn) element.on(event, fn); },
+      draw() {
+        const t = theme(), box = size();
+        if (box.width < 40 || box.height < 40) return;  // hidden: drawn when it is shown
+        const figure = build(t);
+        last = `${box.width}x${box.height}`;
+        self.dirty = false;
+        Plotly.react(element, figure.data, { ...mergeLayout(figure.layout ?? {}, t), ...box, autosize: false }, { ...CONFIG, ...figure.config });
+        if (!self.drawn) { self.drawn = true; for (const [event, fn] of handlers) element.on(event, fn); }
+      } };
     plots.push(self);
-    self.update();
-    new ResizeObserver(() => { const box = size(); if (!printing && `${box.width}x${box.height}` !== last) self.update(); }).observe(element);
+    near.observe(element);
+    resized.observe(element);
     return self;
   }
 
@@ -276,6 +295,7 @@ window.codesign = (() => {
     for (const d of opened) d.open = true;
     document.documentElement.classList.add("printing");
     themeChanged();
+    flush();
   }
   function afterPrint() {
     if (!printing) return;
