@@ -12,6 +12,7 @@ import typer
 
 from codesign.cli.agent import agent
 from codesign.cli.calibrate import calibrate
+from codesign.cli.dashboard import dashboard
 from codesign.cli.devices import devices
 from codesign.cli.export import export
 from codesign.cli.measurements import measurements
@@ -41,6 +42,7 @@ app.command()(train)
 app.command()(export)
 app.command(hidden=True)(agent)
 app.command()(measurements)
+app.command()(dashboard)
 
 
 def _version(value: bool) -> None:

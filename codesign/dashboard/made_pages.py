@@ -1,0 +1,92 @@
+"""Reports and comparisons: made by `codesign.report` when they are asked for, and kept in the run's folder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from codesign.dashboard.run_folders import FRONTIER, RunFolders, inside
+from codesign.errors import MissingExtraError, SpecError, UnknownNameError
+
+__all__ = ["REPORT", "MadePages"]
+
+REPORT = "report.html"
+#: What a report is made from.
+_SOURCES = (FRONTIER, "validation.json")
+
+
+class MadePages:
+    """The pages of runs. One is made at a time: they take seconds of a core each."""
+
+    def __init__(self, folders: RunFolders) -> None:
+        self.folders = folders
+        self._lock = threading.Lock()
+
+    def state(self, name: str) -> str:
+        """``ready``, ``old`` (the run is newer) or ``none``."""
+        report = self.folders.file(name, REPORT)
+        if report is None:
+            return "none"
+        sources = [path for source in _SOURCES if (path := self.folders.file(name, source)) is not None]
+        return "ready" if report.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in sources) else "old"
+
+    def report(self, name: str) -> Path:
+        """The run's report, made now if it is missing or older than the run.
+
+        Raises:
+            UnknownNameError: no such run.
+            CodesignError: it cannot be made.
+        """
+        folder = self._folder(name)
+        with self._lock:
+            if self.state(name) != "ready":
+                _make(folder)
+            path = inside(folder, REPORT)
+        if path is None:
+            raise SpecError(
+                f"the report of '{name}' was written, and is no file of the run's folder; remove {folder / REPORT}"
+            )
+        return path
+
+    def compare(self, names: Sequence[str]) -> str:
+        """One page about several runs.
+
+        Raises:
+            UnknownNameError: no such run.
+            SpecError: fewer than two. CodesignError: it cannot be made.
+        """
+        folders = [self._folder(name) for name in dict.fromkeys(names)]
+        if len(folders) < 2:
+            raise SpecError("a comparison needs two runs or more; choose them in the list of runs")
+        with self._lock:
+            (make,) = _functions("codesign compare", ("compare_page", "compare_page"))
+            return str(make(folders))
+
+    def _folder(self, name: str) -> Path:
+        folder = self.folders.folder(name)
+        if folder is None:
+            raise UnknownNameError(f"no run '{name}' in {self.folders.root}")
+        return folder
+
+
+def _make(folder: Path) -> None:
+    load, build = _functions("codesign report", ("review", "load_review"), ("page", "build_page"))
+    (write,) = _functions("codesign report", ("page", "write_page"))
+    try:
+        text = build(load(folder))
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("codesign"):
+            raise MissingExtraError.of(str(error.name), "dashboard", "a report") from error
+        raise SpecError(f"the report needs {error.name}, which this version of codesign does not have") from error
+    write(text, folder / REPORT)
+
+
+def _functions(command: str, *wanted: tuple[str, str]) -> list[Any]:
+    """Functions of `codesign.report`, imported when a page is made."""
+    try:
+        return [getattr(import_module(f"codesign.report.{module}"), name) for module, name in wanted]
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise SpecError(f"this page is made by '{command}', which this version of codesign does not have") from error
