@@ -17,6 +17,7 @@ from codesign.campaign.training_task import Execute, TrainingTask
 from codesign.errors import MeasurementError
 from codesign.training.spec import RunSpec
 from codesign.training_run import CurvePoint, TrainingRun
+from codesign.units import format_count
 
 __all__ = ["Experiment", "RunStore", "TrainingCampaign", "TrainingOutcome", "TrainingProgress", "run_training"]
 
@@ -42,8 +43,14 @@ class Experiment:
     flop: float
 
 
-#: Which of several runs are worth going on with: (losses so far, costs) to one truth value each.
-Judge = Callable[[Sequence[tuple[CurvePoint, ...]], Sequence[float]], Sequence[bool]]
+class Judge(Protocol):
+    """Which of several runs are worth going on with at a rung (`codesign.campaign.training_halving`)."""
+
+    def __call__(
+        self, curves: Sequence[Sequence[CurvePoint]], costs: Sequence[float], *, share: float
+    ) -> Sequence[bool]:
+        """One truth value a run, from the validation curves so far, the costs, and the share of the steps done."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +191,11 @@ class _Running:
             group = [key for key in self.alive if self.runs[key].recipe.tokens == count]
             curves = [_until(self.runs[key], rung) for key in group]
             costs = [self.campaign.cost(self.by_key[key].spec.architecture) for key in group]
-            for key, survives in zip(group, judge(curves, costs), strict=True):
+            for key, survives in zip(group, judge(curves, costs, share=rung), strict=True):
                 if not survives:
                     self.alive.remove(key)
                     if self.runs[key].status == "running":
-                        why = f"at {rung:.0%} of its steps, others lost less at no more cost"
+                        why = f"at {rung:.0%} of its steps, a model of no more cost is ahead"
                         stopped.append(replace(self.runs[key], status="stopped", reason=why))
         if stopped:
             self.store.add_runs(stopped)
@@ -209,7 +216,7 @@ def _until(run: TrainingRun, share: float) -> tuple[CurvePoint, ...]:
 
 def _said(run: TrainingRun) -> str:
     a = run.architecture
-    what = f"{a.n_layers} layers x {a.d_model}"
+    what = f"{a.n_layers} layers x {a.d_model}, {format_count(a.params_active_nonembedding)} parameters"
     if run.status == "finished":
         return f"{what}: loss {run.loss:.4f} in {run.seconds:.0f} s"
     if run.status == "diverged":
