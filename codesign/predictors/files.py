@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from typing import Any
 
 from codesign.errors import SchemaError, UnknownNameError
 from codesign.predictors.core import Core
+from codesign.predictors.fitted import surrogate_law
+from codesign.predictors.fitted_file import SURROGATE_SCHEMA, checked_surrogate
 from codesign.predictors.law import DIMENSIONS, LossLaw
 
 __all__ = ["DEFAULT_LAW", "SCHEMA", "VERSION", "dump_law", "law_names", "load_law"]
@@ -38,7 +41,7 @@ def law_names() -> tuple[str, ...]:
 
 
 def load_law(name: str | os.PathLike[str] = DEFAULT_LAW) -> LossLaw:
-    """A shipped law by name, or a user's own by the path of its JSON file.
+    """A shipped law by name, or a user's own by the path of its JSON file (of `tools/fit_loss_laws.py` or `codesign fit`).
 
     Raises:
         UnknownNameError: No such law or file.
@@ -68,6 +71,8 @@ def parse_law(raw: bytes, where: str) -> LossLaw:
         data: Any = json.loads(raw)
     except ValueError as error:
         raise SchemaError(f"law file '{where}' is not valid JSON ({error}); restore it or fit it again") from error
+    if isinstance(data, dict) and data.get("schema") == SURROGATE_SCHEMA:
+        return surrogate_law(checked_surrogate(data, where), hashlib.sha256(raw).hexdigest())
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise SchemaError(f"law file '{where}' is not a loss law: its schema is not '{SCHEMA}'")
     version = data.get("version")
