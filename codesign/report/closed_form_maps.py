@@ -165,6 +165,7 @@ def _map(
     lowest = values.min(axis=0)
     brute = dense[np.argmin(values, axis=0)]
     y = np.geomspace(low, high, cells)
+    above = loss(d[None, :], y[:, None]) - np.where(np.isfinite(lowest), lowest, 0.0)[None, :]
     interior = (brute > low * 1.0001) & (brute < high * 0.9999)
     curves = []
     for name, form in forms.items():
@@ -175,7 +176,7 @@ def _map(
         curves.append(Curve(name=name, values=line, gap=gap, corrected=name in corrected, printed=name in printed))
     return LawMap(
         key=key, axis=axis, phase=phase, scale=scale, widths=d, y_values=y,
-        above=np.maximum(loss(d[None, :], y[:, None]) - lowest[None, :], 0.0), brute=brute, curves=tuple(curves),
+        above=np.maximum(above, 0.0), brute=brute, curves=tuple(curves),
     )  # fmt: skip
 
 
@@ -236,7 +237,7 @@ def _dual(s: LawSetting, phase: str, scale: float, cells: int) -> LawMap:
         room = np.minimum(s.time_depth(phase, d, s.r, s.g, scale), s.memory_depth(d, s.r, s.g, rho))
         return _loss(room, d, s.r, s.g, rho)
 
-    def both(d: float, printed: bool = False) -> float:
+    def fills(d: float, printed: bool = False) -> float:
         if phase == "prefill":
             rate = cf.dual_prefill_rho(s.r, s.g, scale * (s.flop or 0.0) / s.memory_B, s.b_w)
         else:
@@ -244,14 +245,19 @@ def _dual(s: LawSetting, phase: str, scale: float, cells: int) -> LawMap:
             rate = form(s.r, s.g, scale * s.moved_B / s.memory_B, s.kv(d))
         return rate if rate > 0 else np.inf
 
-    def optimum(d: float) -> float:
-        held = cf.memory_filled_rho(s.memory_B, d, s.r, s.g, s.b_w)
-        return float(np.clip(min(both(d), held), *_AXES["rho"]))
+    def held(d: float) -> float:
+        return cf.memory_filled_rho(s.memory_B, d, s.r, s.g, s.b_w)
 
-    forms = {"rho*": optimum, "rho that fills both budgets": both}
+    def optimum(d: float) -> float:
+        return float(np.clip(min(fills(d), held(d)), *_AXES["rho"]))
+
+    def both(d: float, printed: bool = False) -> float:
+        return fills(d, printed) if fills(d) <= held(d) else np.nan
+
+    forms = {"rho*": optimum, "rho* where both bind": both}
     if phase == "decode":
-        forms["as printed"] = lambda d: both(d, printed=True)
-    return _map("rho", "rho", phase, scale, cells, loss, forms, ["rho*"], ["as printed"])
+        forms["rho* where both bind, as printed"] = lambda d: both(d, printed=True)
+    return _map("rho", "rho", phase, scale, cells, loss, forms, ["rho*"], ["rho* where both bind, as printed"])
 
 
 def _memory_bound(s: LawSetting, cells: int) -> LawMap:

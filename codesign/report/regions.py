@@ -26,7 +26,7 @@ from codesign.search.problem import metric, metric_log_sd
 from codesign.search.space import AXES, DesignSpace
 from codesign.workload import PRECISIONS
 
-__all__ = ["MAP_AXES", "METRICS", "Regions", "Slice", "axis_values", "chosen_designs", "limits_of", "pairs",
+__all__ = ["MAP_AXES", "METRICS", "Regions", "Slice", "axis_values", "chosen_designs", "limits_of", "own_values", "pairs",
            "regions", "slice_of", "within"]  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -62,7 +62,7 @@ class Slice:
     beyond: NDArray[np.bool_] = field(hash=False)
 
 
-def _own_values(space: DesignSpace, precision: str, arch: Architecture) -> dict[str, Any]:
+def own_values(space: DesignSpace, precision: str, arch: Architecture) -> dict[str, Any]:
     """The axis values that a design came from; for an FFN width that no ratio of the space gives, the exact ratio."""
     active = arch.n_active_experts if arch.n_experts else 1
     width = arch.d_ff_expert if arch.n_experts else arch.d_ff
@@ -111,7 +111,7 @@ def slice_of(
     Args:
         problem: of the run. keys: metrics to keep. limit: most values of an axis.
     """
-    own = _own_values(problem.space, candidate.precision, candidate.architecture)
+    own = own_values(problem.space, candidate.precision, candidate.architecture)
     columns = {axis: axis_values(problem.space, axis, own[axis], limit) for axis in (x, y)}
     axes = {axis: columns.get(axis, (value,)) for axis, value in own.items()}
     space = replace(problem.space, axes=axes)
@@ -236,7 +236,7 @@ def within(
     problem: Problem, candidate: Candidate, d: Array, l: Array, limits: Mapping[str, tuple[float, float, float]]
 ) -> Any:
     """Whether models of widths d and depths l (fractional ones too), else as the candidate, meet every limit: (n,)."""
-    own = _own_values(problem.space, candidate.precision, candidate.architecture)
+    own = own_values(problem.space, candidate.precision, candidate.architecture)
     space = replace(problem.space, axes={axis: (value,) for axis, value in own.items()})
     block = next(space.blocks())
     arch = candidate.architecture
