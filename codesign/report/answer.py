@@ -35,17 +35,19 @@ def safe_design(review: Review) -> Candidate | None:
 
 
 def _budget(review: Review) -> str:
-    return review.problem.budget.describe() or "no bound but the device's memory"
+    return review.problem.budget.describe().replace("<=", "≤") or "no bound but the device's memory"
 
 
 def _gaps(review: Review) -> list[tuple[Known, str, Gap, Candidate]]:
     """Up to three known models with what the frontier offers at their latency (or else at their loss): those that the search
-    named first, then the ones nearest to the best design's cost."""
+    named first, then those within the frontier's reach that are nearest to the best design's cost.
+    """
     found = []
     by_name = {c.name: c for c in review.frontier.candidates}
     key = review.cost_key
     asked = [k for k in review.known if k.baseline in review.frontier.baselines]
-    others = [k for k in review.known if k not in asked and not _outside(k.candidate)]
+    reach = 1.1 * max(c.values[key] for c in review.frontier.candidates)
+    others = [k for k in review.known if k not in asked and not _outside(k.candidate) and k.candidate.values[key] <= reach]
     target = review.best.values[key]
     others.sort(key=lambda k: abs(math.log(k.candidate.values[key] / target)))
     for known in [*asked, *others]:

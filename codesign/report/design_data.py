@@ -43,7 +43,7 @@ def designs_data(review: Review) -> dict[str, Any]:
         "loss": column([significant(c.loss, 5) for c in everything]),
         "loss_low": column([significant(c.intervals["loss"][0], 5) for c in everything]),
         "loss_high": column([significant(c.intervals["loss"][1], 5) for c in everything]),
-        "values": {key: column([_number(c.values.get(key), 5) for c in everything]) for key in keys},
+        "values": {key: column([_number(c.values.get(key), 7) for c in everything]) for key in keys},
         "down": {key: column([_share(c, key, 0) for c in everything]) for key in spans},
         "up": {key: column([_share(c, key, 1) for c in everything]) for key in spans},
         "p_budget": column([significant(c.p_budget, 3) for c in everything]),

@@ -22,6 +22,11 @@ SECTIONS = (
     "frontier_section", "roofline_section", "parallel_section", "trust_section",
 )  # fmt: skip
 
+_TITLES = {
+    "latency_s": "Time per token", "ttft_s": "Time to first token", "e2e_s": "Whole request", "memory_B": "Peak memory",
+    "energy_J": "Energy per token",
+}  # fmt: skip
+
 
 def build_page(review: Review) -> str:
     """The page of a run.
@@ -34,7 +39,7 @@ def build_page(review: Review) -> str:
     figures = [key for key in ("latency_s", "ttft_s", "e2e_s", "memory_B", "energy_J") if key in review.best.values]
     if review.cost_key in figures:
         figures.insert(0, figures.pop(figures.index(review.cost_key)))
-    header = render_template("header.html", review=review, answer=answer(review), figures=figures)
+    header = render_template("header.html", review=review, answer=answer(review), figures=figures, titles=_TITLES)
     sections = [import_module(f"codesign.report.{name}").build(review) for name in SECTIONS]
     data = {"designs": designs_data(review), "facts": _facts(review)}
     return render_page(

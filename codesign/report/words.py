@@ -11,13 +11,18 @@ from codesign.units import format_bytes, format_count, format_energy, format_pow
 
 __all__ = ["FILTERS", "MARKS", "METRICS", "arch_text", "mark_text", "show_metric"]
 
+
+def _seconds(value: float) -> str:
+    return format_seconds(value).replace(" us", " µs")
+
+
 #: Metric to its title, and how a value of it is shown.
 METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "loss": ("training loss, nats per token", lambda v: f"{v:.3f}"),
     "perplexity": ("perplexity", lambda v: f"{v:.1f}"),
-    "latency_s": ("time per generated token", format_seconds),
-    "ttft_s": ("time to first token", format_seconds),
-    "e2e_s": ("whole request", format_seconds),
+    "latency_s": ("time per generated token", _seconds),
+    "ttft_s": ("time to first token", _seconds),
+    "e2e_s": ("whole request", _seconds),
     "memory_B": ("peak memory", format_bytes),
     "energy_J": ("energy per generated token", format_energy),
     "power_W": ("mean power", format_power),
@@ -93,6 +98,6 @@ def _pct(value: float) -> str:
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "metric": lambda value, key: show_metric(key, float(value)),
     "metric_title": lambda key: METRICS[key][0] if key in METRICS else key,
-    "seconds": format_seconds, "bytes": format_bytes, "count": format_count, "energy": format_energy,
+    "seconds": _seconds, "bytes": format_bytes, "count": format_count, "energy": format_energy,
     "power": format_power, "pct": _pct, "arch": arch_text, "perplexity": lambda loss: f"{math.exp(loss):.1f}",
 }  # fmt: skip

@@ -1,0 +1,50 @@
+"""Section 4: parallel coordinates of the frontier, linked with the plot; each axis has a range to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from codesign.report.review import Review
+from codesign.report.section import Section, render_template, static_text
+from codesign.search import Candidate
+
+__all__ = ["build"]
+
+
+def _ratio(c: Candidate) -> float:
+    a = c.architecture
+    width = a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff
+    return float(width) / float(a.d_model)
+
+
+#: Key in the browser's data, title, and what decides whether the axis varies.
+_AXES: tuple[tuple[str, str, Callable[[Candidate], Any]], ...] = (
+    ("precision", "precision", lambda c: c.precision),
+    ("n_layers", "layers", lambda c: c.architecture.n_layers),
+    ("d_model", "width", lambda c: c.architecture.d_model),
+    ("ffn_ratio", "FFN ratio (active)", _ratio),
+    ("n_heads", "heads", lambda c: c.architecture.n_heads),
+    ("n_kv_heads", "KV heads", lambda c: c.architecture.n_kv_heads),
+    ("d_head", "head size", lambda c: c.architecture.d_head),
+    ("n_experts", "experts", lambda c: c.architecture.n_experts),
+    ("params_active", "active", lambda c: c.values["params_active"]),
+    ("memory_B", "memory", lambda c: c.values["memory_B"]),
+    ("latency_s", "token", lambda c: c.values["latency_s"]),
+    ("ttft_s", "first token", lambda c: c.values["ttft_s"]),
+    ("energy_J", "energy", lambda c: c.values.get("energy_J")),
+    ("loss", "loss", lambda c: c.loss),
+)
+
+
+def build(review: Review) -> Section:
+    """Axes that vary along the frontier."""
+    designs = review.frontier.candidates
+    axes = [
+        {"key": key, "title": title}
+        for key, title, read in _AXES
+        if len({read(c) for c in designs}) > 1 and all(read(c) is not None for c in designs)
+    ]
+    constant = [f"{title} {read(designs[0])}" for key, title, read in _AXES[:8] if len({read(c) for c in designs}) == 1]
+    html = render_template("parallel.html", axes=axes, constant=constant, n=len(designs))
+    return Section(key="parallel", title="All dimensions", html=html, data={"axes": axes}, script=static_text("parallel.js"))
