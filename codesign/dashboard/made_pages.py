@@ -62,8 +62,7 @@ class MadePages:
         if len(folders) < 2:
             raise SpecError("a comparison needs two runs or more; choose them in the list of runs")
         with self._lock:
-            (make,) = _functions("codesign compare", ("compare_page", "compare_page"))
-            return str(make(folders))
+            return _compare(folders)
 
     def _folder(self, name: str) -> Path:
         folder = self.folders.folder(name)
@@ -82,6 +81,11 @@ def _make(folder: Path) -> None:
             raise MissingExtraError.of(str(error.name), "dashboard", "a report") from error
         raise SpecError(f"the report needs {error.name}, which this version of codesign does not have") from error
     write(text, folder / REPORT)
+
+
+def _compare(folders: Sequence[Path]) -> str:
+    (make,) = _functions("codesign compare", ("compare_page", "compare_page"))
+    return str(make(folders))
 
 
 def _functions(command: str, *wanted: tuple[str, str]) -> list[Any]:

@@ -148,7 +148,7 @@ class SearchJobs:
                     process = subprocess.Popen(
                         [sys.executable, "-m", "codesign", "search", *told],
                         stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                        env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "COLUMNS": "120"},
+                        env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "COLUMNS": "140"},
                     )  # fmt: skip
             except (OSError, ValueError) as error:
                 raise SpecError(f"cannot start the search: {error}") from error

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "runs", "state"]
 
-_REPORT = {"ready": "open", "old": "make again", "none": "make"}
+_REPORT = {"ready": "open", "old": "renew", "none": "make"}
 
 COLUMNS: tuple[Column[RunSummary], ...] = (
     Column(key="name", title="Run", text=lambda r: r.name, order=lambda r: r.name.lower()),
