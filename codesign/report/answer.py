@@ -47,7 +47,9 @@ def _gaps(review: Review) -> list[tuple[Known, str, Gap, Candidate]]:
     key = review.cost_key
     asked = [k for k in review.known if k.baseline in review.frontier.baselines]
     reach = 1.1 * max(c.values[key] for c in review.frontier.candidates)
-    others = [k for k in review.known if k not in asked and not _outside(k.candidate) and k.candidate.values[key] <= reach]
+    others = [
+        k for k in review.known if k not in asked and not _outside(k.candidate) and k.candidate.values[key] <= reach
+    ]
     target = review.best.values[key]
     others.sort(key=lambda k: abs(math.log(k.candidate.values[key] / target)))
     for known in [*asked, *others]:
@@ -71,9 +73,13 @@ def cautions(review: Review) -> list[str]:
     if review.rebuilt.notes and not review.rebuilt.from_catalogue:
         gap = max(review.rebuilt.deviation.values())
         if gap > 1e-3:
-            found.append((9, "The run's figures could not be computed again here: breakdowns are approximate (see Trust)."))
+            found.append(
+                (9, "The run's figures could not be computed again here: breakdowns are approximate (see Trust).")
+            )
     elif review.rebuilt.notes:
-        found.append((9, "Device figures or rates have changed since this run (see Trust): search again before deciding."))
+        found.append(
+            (9, "Device figures or rates have changed since this run (see Trust): search again before deciding.")
+        )
     if best.p_budget < _SURE:
         safe = safe_design(review)
         other = f"; {safe.name} does with {safe.p_budget:.0%}" if safe else "; no design here reaches 90 %"

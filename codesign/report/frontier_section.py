@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign.report.review import COST_KEYS, Review
 from codesign.report.section import Section, render_template, significant, static_text
+from codesign.report.static_pictures import draw_frontier
 from codesign.report.words import mark_text
 
-__all__ = ["build"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["build", "picture"]
 
 _AXES = ("latency_s", "ttft_s", "e2e_s", "memory_B", "energy_J", "params")
+
+
+def picture(review: Review) -> Figure:
+    """Loss against the first cost."""
+    return draw_frontier(review)
 
 
 def build(review: Review) -> Section:

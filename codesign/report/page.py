@@ -43,7 +43,11 @@ def build_page(review: Review) -> str:
     sections = [import_module(f"codesign.report.{name}").build(review) for name in SECTIONS]
     data = {"designs": designs_data(review), "facts": _facts(review)}
     return render_page(
-        f"Deployment review: {device['title']}{mode} ({review.name})", sections, header=header, data=data, source=review.name
+        f"Deployment review: {device['title']}{mode} ({review.name})",
+        sections,
+        header=header,
+        data=data,
+        source=review.name,
     )
 
 

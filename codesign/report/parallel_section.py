@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from codesign.report.review import Review
 from codesign.report.section import Section, render_template, static_text
+from codesign.report.static_pictures import draw_parallel
 from codesign.search import Candidate
 
-__all__ = ["build"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["build", "picture", "varying_axes"]
 
 
 def _ratio(c: Candidate) -> float:
@@ -37,14 +41,26 @@ _AXES: tuple[tuple[str, str, Callable[[Candidate], Any]], ...] = (
 )
 
 
-def build(review: Review) -> Section:
-    """Axes that vary along the frontier."""
-    designs = review.frontier.candidates
-    axes = [
-        {"key": key, "title": title}
+def varying_axes(designs: Sequence[Candidate]) -> list[tuple[str, str, Callable[[Candidate], Any]]]:
+    """Key, title and reader of each axis that is known for all designs and not the same for all."""
+    return [
+        (key, title, read)
         for key, title, read in _AXES
         if len({read(c) for c in designs}) > 1 and all(read(c) is not None for c in designs)
     ]
+
+
+def picture(review: Review) -> Figure | None:
+    """The same, without the links."""
+    return draw_parallel(review)
+
+
+def build(review: Review) -> Section:
+    """Axes that vary along the frontier."""
+    designs = review.frontier.candidates
+    axes = [{"key": key, "title": title} for key, title, _ in varying_axes(designs)]
     constant = [f"{title} {read(designs[0])}" for key, title, read in _AXES[:8] if len({read(c) for c in designs}) == 1]
     html = render_template("parallel.html", axes=axes, constant=constant, n=len(designs))
-    return Section(key="parallel", title="All dimensions", html=html, data={"axes": axes}, script=static_text("parallel.js"))
+    return Section(
+        key="parallel", title="All dimensions", html=html, data={"axes": axes}, script=static_text("parallel.js")
+    )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign.operators import Phase
 from codesign.report.review import Review
 from codesign.report.section import Section, render_template, significant, static_text
+from codesign.report.static_pictures import draw_roofline
 from codesign.roofline.cost import RooflineModel
 from codesign.roofline.rates import peak_flop_per_s
 from codesign.workload import PRECISIONS, Precision
 
-__all__ = ["build", "roofs"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["build", "picture", "roofs"]
 
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
@@ -28,6 +32,11 @@ def build(review: Review) -> Section:
         prompt=review.problem.workload.prompt_tokens,
     )  # fmt: skip
     return Section(key="roofline", title="Roofline", html=html, data=data, script=static_text("roofline.js"))
+
+
+def picture(review: Review) -> Figure:
+    """The best design's roofline."""
+    return draw_roofline(review)
 
 
 def roofs(model: RooflineModel, form: Precision, phase: Phase) -> dict[str, Any]:

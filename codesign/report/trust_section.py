@@ -8,18 +8,27 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign.report.answer import cautions
 from codesign.report.review import Review
 from codesign.report.section import Section, column, render_template, significant, static_text
+from codesign.report.static_pictures import draw_trust
 from codesign.report.words import mark_text
 from codesign.roofline.calibration import load_calibration
 
-__all__ = ["build", "held_out_rows"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["build", "held_out_rows", "picture", "published_rows"]
 
 _WAYS = {"model": "model left out", "source": "source left out", "device": "device left out"}
 _TITLES = {"latency_s": "time per token", "ttft_s": "time to first token"}
+
+
+def picture(review: Review) -> Figure | None:
+    """Predicted against measured."""
+    return draw_trust(review)
 
 
 def build(review: Review) -> Section:
@@ -54,16 +63,24 @@ def held_out_rows() -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def _published(review: Review) -> dict[str, Any]:
-    """The left-out rows as columns; nothing where the run was made with another calibration than the bundled one, or with the
-    device's own throughout.
+def published_rows(review: Review) -> list[dict[str, str]]:
+    """`held_out_rows`; none where the run was made with another calibration than the bundled one, or with the device's own
+    throughout.
     """
     p = review.frontier.provenance
     fits = load_calibration()
-    same = p.get("calibration_held_out") == {"prefill": dict(fits.prefill.held_out), "decode": dict(fits.decode.held_out)}
-    if not same or all("seconds_per" in r[phase] for r in p["rates"].values() for phase in ("prefill", "decode")):
+    same = p.get("calibration_held_out") == {
+        "prefill": dict(fits.prefill.held_out),
+        "decode": dict(fits.decode.held_out),
+    }
+    return held_out_rows() if same and not _all_own(p) else []
+
+
+def _published(review: Review) -> dict[str, Any]:
+    """The left-out rows as columns."""
+    rows = published_rows(review)
+    if not rows:
         return {}
-    rows = held_out_rows()
     found: dict[str, Any] = {
         key: column([row[key] for row in rows]) for key in ("phase", "left_out", "device", "engine", "kind", "model", "source")
     }  # fmt: skip

@@ -28,7 +28,7 @@ codesign.sections.parallel = (root, data, page) => {
     const losses = designs.map((d) => d.loss), [low, high] = spread(losses);
     const chosen = page.selected ? designs.findIndex((d) => d.name === page.selected) : -1;
     const span = high - low || 1;
-    const scale = t.dark ? [[0, "#F0E442"], [0.25, "#CFC25A"], [0.5, "#4F6FA8"], [0.5001, "#FF8A3D"], [1, "#FF8A3D"]] : [[0, "#00204D"], [0.25, "#5C6D8C"], [0.5, "#C9C26B"], [0.5001, "#D55E00"], [1, "#D55E00"]];
+    const scale = t.dark ? [[0, "#A6DCFF"], [0.25, "#5E93BC"], [0.5, "#3C5A78"], [0.5001, "#FF7A1F"], [1, "#FF7A1F"]] : [[0, "#00204D"], [0.25, "#5C6D8C"], [0.5, "#C9C26B"], [0.5001, "#D55E00"], [1, "#D55E00"]];
     const dimensions = data.axes.map(({ key, title }) => {
       const values = columns[key], distinct = [...new Set(values)].sort((a, b) => a - b);
       const dimension = { label: title + (unit(key) ? ` (${unit(key)})` : ""), values, range: spread(values), constraintrange: ranges[key] ?? undefined };

@@ -56,7 +56,7 @@ codesign.sections.roofline = (root, data, page) => {
       const text = (r) => `<b>${escape(r.name)}</b>, ${phase}<br>${format.number(r.flop / r.bytes)} FLOP a byte<br>${format.rate(r.flop / r.seconds)}, ${format.bytes(r.bytes / r.seconds)}/s<br>${format.seconds(r.seconds)}${r.bound ? `, ${format.percent(r.share)} of the pass<br>bound: ${r.bound}` : ""}`;
       const sorted = list.slice().sort((a, b) => a.flop / a.bytes - b.flop / b.bytes || a.flop / a.seconds - b.flop / b.seconds);
       traces.push({ type: "scatter", mode: names ? "markers+text" : "markers", name: `operators, ${phase}`, x: sorted.map((r) => r.flop / r.bytes), y: sorted.map((r) => r.flop / r.seconds),
-        text: labels(sorted), textposition: phase === "decode" ? "bottom center" : "top center", textfont: { size: 11, color: t.ink },
+        text: labels(sorted), textposition: "bottom right", textfont: { size: 11, color: t.ink },
         hovertext: sorted.map(text), hovertemplate: "%{hovertext}<extra></extra>",
         marker: { size: sorted.map((r) => 7 + 38 * Math.sqrt(r.share)), color: colours[phase], symbol: phase === "decode" ? "diamond" : "circle", opacity: 0.75, line: { width: 1, color: t.paper } } });
       traces.push({ type: "scatter", mode: "markers", name: `whole ${phase}, with overheads`, x: [all.flop / all.bytes], y: [all.flop / all.seconds], hovertext: [text(all)],
