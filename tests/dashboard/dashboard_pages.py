@@ -15,6 +15,8 @@ from codesign.store import Store
 from codesign.training_run import CurvePoint, Recipe, TrainingRun
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
+#: A name that would run if it were taken for markup.
+MARKUP = "<img src=x onerror=alert(1)>"
 SECRET = "the secret of another folder"
 TINY = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=100)
 RECIPE = Recipe(tokens=4096, batch_tokens=512, seq_len=64, lr=3e-3)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from dashboard_pages import EXAMPLE, SECRET, Browser, add_run, fill_store, measured, trained
+from dashboard_pages import EXAMPLE, MARKUP, SECRET, Browser, add_run, fill_store, measured, trained
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,6 @@ from codesign.dashboard.guard import host_allowed
 from codesign.dashboard.run_folders import inside
 from codesign.store import Store
 
-MARKUP = "<img src=x onerror=alert(1)>"
 QUOTES = "\"><script>alert('1')<'"
 
 

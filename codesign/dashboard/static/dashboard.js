@@ -40,7 +40,7 @@
     root.addEventListener("themechange", () => { if (window.Plotly) draw(); });
   }
 
-  // ---- a choice in a filter applies at once; text when typing has paused ------------------------------------------
+  // ---- a choice in a filter applies at once, text with Enter --------------------------------------------------------
   for (const form of $("form[data-auto]")) {
     const send = () => form.requestSubmit();
     for (const select of $("select", form)) select.addEventListener("change", send);
