@@ -38,16 +38,20 @@ def search(
     power_mode: Annotated[
         str | None, typer.Option(help="Power mode of the device, such as 30W; default: full power.")
     ] = None,
-    tokens: Annotated[str, typer.Option(help="Training tokens of every design.")] = "10B",
+    tokens: Annotated[
+        str | None, typer.Option(help="Training tokens of every design; default: 10B, or those of your own runs.")
+    ] = None,
     objectives: Annotated[
         str, typer.Option(help="Two or more of loss,latency,ttft,e2e,memory,energy,params.")
     ] = "loss,latency",
     space: Annotated[str, typer.Option(help="default, paper, or a TOML file with an [axes] table.")] = "default",
     loss_law: Annotated[
-        str, typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file.")
+        str,
+        typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file of codesign fit."),
     ] = "gemstones",
     vocab: Annotated[
-        int | None, typer.Option(help="Size of your tokenizer; default: the baseline's, else 50304.")
+        int | None,
+        typer.Option(help="Size of your tokenizer; default: the baseline's, else the law's own, else 50304."),
     ] = None,
     baseline: Annotated[
         list[str] | None, typer.Option(help="Known model (qwen2.5-0.5b), config.json or its folder; repeatable.")
@@ -114,8 +118,10 @@ def search(
         dict.fromkeys(parse_precision(name).name for name in parse_list(precision) or [chosen.usual_precision(engine)])
     )
     models = {label: read_config(name) for label, name in _labels(parse_list(baseline)).items()}
-    vocab_size = vocab or next((arch.vocab_size for arch in models.values()), 50304)
     law = load_law(loss_law)
+    known = getattr(law, "vocab_size", None) or 50304  # of a law fitted to runs: theirs
+    vocab_size = vocab or next((arch.vocab_size for arch in models.values()), known)
+    trained = units.parse_count(tokens, "--tokens") if tokens else getattr(law, "training_tokens", None) or 10e9
     designs = load_space(space, precisions, vocab_size)
     fits = load_calibration(Path(calibration) if calibration else None)
     first = parse_precision(str(designs.axes["precision"][0]))
@@ -127,7 +133,7 @@ def search(
         workload=workload,
         budget=budget,
         law=law,
-        tokens=units.parse_count(tokens, "--tokens"),
+        tokens=trained,
         objectives=parse_list([objectives]),
         allow_extrapolation=allow_extrapolation,
         calibration=fits,

@@ -159,9 +159,14 @@ class SurrogateLaw(LossLaw):
         flat = {name: np.broadcast_to(value, shape).ravel() for name, value in values.items()}
         count = int(np.prod(shape))
         size = next((np.log(flat[name]) for name in _SIZES if name in flat), np.zeros(count))
-        trained = np.log(np.broadcast_to(times, shape).ravel())
         for name, held in self.data["held"].items():
-            flat[name] = _held(held, size, trained)
+            if "value" in held:
+                flat[name] = np.full(count, held["value"])
+            else:
+                logs = (
+                    np.log(np.broadcast_to(np.asarray(v, dtype=float), shape).ravel()) for v in (times, arch.d_model)
+                )
+                flat[name] = _ruled(held, size, *logs)
         return shape, flat
 
     def _column(self, name: str, arch: Any, tokens: Array, active: Array, lift: Any) -> Any:
@@ -206,12 +211,10 @@ class SurrogateLaw(LossLaw):
         return {name: np.broadcast_to(np.asarray(value, dtype=float), shape).ravel() for name, value in spreads.items()}
 
 
-def _held(held: Mapping[str, Any], size: Array, tokens: Array) -> Any:
-    """A column that no architecture decides: one value, or ``exp(c0 + c1 ln N + c2 ln D)`` within what the rows have."""
-    if "value" in held:
-        return np.full(size.shape, held["value"])
+def _ruled(held: Mapping[str, Any], size: Array, tokens: Array, width: Array) -> Array:
+    """A recipe's number by its rule, ``exp(c0 + c1 ln N + c2 ln D + c3 ln d_model)``, within what the rows have."""
     c = held["coefficients"]
-    return np.clip(np.exp(c[0] + c[1] * size + c[2] * tokens), held["low"], held["high"])
+    return np.clip(np.exp(c[0] + c[1] * size + c[2] * tokens + c[3] * width), held["low"], held["high"])
 
 
 def surrogate_law(data: Mapping[str, Any], digest: str = "") -> SurrogateLaw:

@@ -106,6 +106,8 @@ def _check(data: Mapping[str, Any]) -> None:
     for name, held in data["held"].items():
         if not isinstance(held, dict) or not ({"value"} == set(held) or {"coefficients", "low", "high"} == set(held)):
             raise ValueError(f"bad setting of '{name}'")
+        if "value" not in held and not (len(held["coefficients"]) == 4 and all(map(_number, held["coefficients"]))):
+            raise ValueError(f"bad rule of '{name}'")
 
 
 def _number(value: Any) -> bool:

@@ -24,6 +24,7 @@ Array = npt.NDArray[np.float64]
 _LAW_COLUMNS = ("params_nonembed_active", "params_active", "params_total", "n_layers", "d_model", "d_ff", "n_experts", "tokens", "lr", "batch_tokens")  # fmt: skip
 #: Set by the experiment's design rather than by the architecture or the recipe; no search could give them.
 _LEFT_OUT = ("routing_frequency", "flop_increase", "chinchilla_multiplier", "hparams")
+_RECIPE = ("lr", "batch_tokens")
 _VARIES = 1.5  # a dimension whose values span less is not measured: its labelled prior acts
 _WEIGHT = 0.05  # of a stack's members, as `codesign.predictors.stack` has it
 
@@ -50,16 +51,16 @@ def fit_surrogate(
     """
     frame = table.frame
     columns = [c for c in known_columns(list(frame.columns)) if c not in _LEFT_OUT and _usable(frame[c])]
+    for recipe in _RECIPE:
+        told = _numbers(frame, recipe)
+        if recipe in columns and told is not None and _rule(frame, told, table.y)[1]:
+            columns.remove(recipe)
     if not columns:
         raise SpecError(f"no column of '{table.name}' that a predictor reads varies over its {len(frame)} rows")
     staged = StagedRegressor(predictors, columns, table.size, folds, seed).fit(frame, table.y, groups=table.groups)
     kept = list(dict.fromkeys([*columns, *(c for c in _LAW_COLUMNS if c in frame.columns and _filled(frame[c]))]))
     ranges, priors = _ranges_and_priors(frame)
-    values = {
-        c: sorted({float(v) for v in frame[c]})
-        for c in ("n_kv_heads", "head_dim", "n_layers")
-        if _numbers(frame, c) is not None
-    }
+    values = {c: _values(frame, c) for c in ("n_kv_heads", "head_dim", "n_layers") if _numbers(frame, c) is not None}
     data: dict[str, Any] = {
         "name": name, "dataset": dataset, "command": list(command), "source": dict(source), "versions": _versions(), "target": table.target,
         "chosen": staged.chosen_, "chosen_beyond": staged.chosen_beyond_, "law_form": staged.law_form_,
@@ -92,6 +93,14 @@ def _numbers(frame: Any, name: str) -> Array | None:
     return values if values.size and np.isfinite(values).all() and (values > 0).all() else None
 
 
+def _values(frame: Any, name: str) -> list[float]:
+    """Values that the rows have, for a design space; KV heads as many as the query heads are 0 there."""
+    values, heads = np.asarray(frame[name], dtype=float), _numbers(frame, "n_heads")
+    if name == "n_kv_heads" and heads is not None:
+        values = np.where(values == heads, 0.0, values)
+    return sorted({float(v) for v in values})
+
+
 def _common(column: Any) -> float:
     """Most common value, of equals the largest."""
     counts = column.value_counts()
@@ -121,41 +130,38 @@ def _score(score: Any) -> dict[str, Any]:
 def _held(frame: Any, kept: Sequence[str], loss: Array) -> dict[str, Any]:
     """Columns that no architecture decides, at what the best rows have: see `codesign.predictors.fitted`."""
     held: dict[str, Any] = {}
-    size = next((v for c in _LAW_COLUMNS[:3] if (v := _numbers(frame, c)) is not None), None)
-    tokens = _numbers(frame, "tokens")
     for name in kept:
         if name in COMPUTED and not (name == "arch" and not set(frame["arch"].astype(str)) <= {"dense", "moe"}):
             continue
         values = _numbers(frame, name)
-        if name in ("lr", "batch_tokens") and values is not None and np.ptp(values) > 0 and size is not None:
-            held[name] = _rule(values, size, tokens, loss)
+        if name in _RECIPE and values is not None and np.ptp(values) > 0:
+            held[name] = _rule(frame, values, loss)[0]
         else:
-            top = frame[name].mode(dropna=True)
-            value = top.iloc[-1]
+            value = frame[name].mode(dropna=True).iloc[-1]
             held[name] = {"value": float(value) if frame[name].dtype.kind in "iuf" else str(value)}
     return held
 
 
-def _rule(values: Array, size: Array, tokens: Array | None, loss: Array) -> dict[str, Any]:
-    """``ln value = c0 + c1 ln N + c2 ln D`` over the best row of each size and token count (least squares).
+def _rule(frame: Any, values: Array, loss: Array) -> tuple[dict[str, Any], bool]:
+    """``ln value = c0 + c1 ln N + c2 ln D + c3 ln d_model`` over the best row of each size and token count (least squares), and
+    whether it gives every row's value within 2 %: then the column says nothing that the size does not.
 
-    A recipe that was swept is so held at its best, one that was set by a rule at the rule; powers of N and D as Step Law (arXiv
-    2503.04715) found them.
+    A recipe that was swept is so held at its best, one that was set by a rule at the rule; powers of N and D are what Step Law
+    (arXiv 2503.04715) found, powers of the width what `codesign train` sets.
     """
-    trained = np.ones_like(size) if tokens is None else tokens
-    _, cell = np.unique(np.stack([size, trained]), axis=1, return_inverse=True)
-    cell = np.ravel(cell)
+    ones = np.ones(values.size)
+    size = next((v for c in _LAW_COLUMNS[:3] if (v := _numbers(frame, c)) is not None), ones)
+    read = [size, *(ones if (v := _numbers(frame, c)) is None else v for c in ("tokens", "d_model"))]
+    x = np.stack([ones, *(np.log(v) if np.ptp(v) > 0 else 0.0 * ones for v in read)], axis=1)
+    cell = np.ravel(np.unique(x, axis=0, return_inverse=True)[1])
     best = np.array([min(np.flatnonzero(cell == c), key=lambda i: loss[i]) for c in range(cell.max() + 1)])
-    x = np.stack([np.ones(best.size), np.log(size[best]), np.log(trained[best])], axis=1)
-    for i in (1, 2):
-        if np.ptp(x[:, i]) < 1e-9:
-            x[:, i] = 0.0
-    coefficients, *_ = np.linalg.lstsq(x, np.log(values[best]), rcond=None)
-    return {
+    coefficients = np.linalg.lstsq(x[best], np.log(values[best]), rcond=None)[0]
+    exact = bool(np.abs(x @ coefficients - np.log(values)).max() < 0.02)
+    rule = {
         "coefficients": [float(f"{c:.9g}") for c in coefficients],
-        "low": float(values[best].min()),
-        "high": float(values[best].max()),
-    }
+        "low": float(values[best].min()), "high": float(values[best].max()),
+    }  # fmt: skip
+    return rule, exact
 
 
 def _matrices(frame: Any) -> int:
