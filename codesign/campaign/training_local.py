@@ -31,7 +31,8 @@ def run_here(workers: int, *, attempts: int = ATTEMPTS) -> Execute:
     """An executor that trains in this process (`workers` 1) or in that many others.
 
     A process that dies (killed, out of memory) takes the pool with it: what was not done is started again, from its checkpoints,
-    in a new pool. A task whose own process died `attempts` times, as far as can be told, fails.
+    in a new pool. Which of the runs under way it died of cannot be told, so one that was there at all but the last allowed death
+    is tried alone; if that process dies too, the run fails.
     """
 
     def execute(tasks: Sequence[TrainingTask], on_run: OnRun, on_failure: OnFailure) -> None:
@@ -60,14 +61,15 @@ def _in_processes(tasks: list[TrainingTask], workers: int, attempts: int, on_run
     deaths = dict.fromkeys(waiting, 0)
     threads = max((task.spec.threads for task in tasks), default=1)
     while waiting:
-        for i in waiting:
+        together = [i for i in waiting if deaths[i] < attempts - 1] or [next(iter(waiting))]
+        for i in together:
             _mark(tasks[i]).unlink(missing_ok=True)
         parallel = Parallel(
-            n_jobs=min(workers, len(waiting)), backend="loky", batch_size=1, return_as="generator_unordered",
-            inner_max_num_threads=threads,
+            n_jobs=max(2, min(workers, len(together))),  # joblib runs 1 in this process, which must not die of a run
+            backend="loky", batch_size=1, return_as="generator_unordered", inner_max_num_threads=threads,
         )  # fmt: skip
         try:
-            for i, answer in parallel(delayed(_elsewhere)(i, task, os.getpid()) for i, task in waiting.items()):
+            for i, answer in parallel(delayed(_elsewhere)(i, tasks[i], os.getpid()) for i in together):
                 task = tasks[i]
                 del waiting[i]
                 if isinstance(answer, TrainingRun):
@@ -75,7 +77,7 @@ def _in_processes(tasks: list[TrainingTask], workers: int, attempts: int, on_run
                 else:
                     on_failure(task, answer)
         except TerminatedWorkerError as error:
-            for i in [i for i in waiting if _mark(tasks[i]).exists()]:
+            for i in [i for i in together if i in waiting and _mark(tasks[i]).exists()]:
                 deaths[i] += 1
                 if deaths[i] >= attempts:
                     del waiting[i]

@@ -138,6 +138,8 @@ def test_a_folder_that_workers_do_not_see(address, tmp_path: Path, monkeypatch) 
     monkeypatch.setattr(
         training_dask, "_look", lambda _: {"version": training_dask.agent_version(), "read": "No such file"}
     )
-    with pytest.raises(MeasurementError, match="does not see .*give --checkpoints a folder on storage"):
-        with run_on_dask(address, tmp_path):
-            pass
+    with (
+        pytest.raises(MeasurementError, match="does not see .*give --checkpoints a folder on storage"),
+        run_on_dask(address, tmp_path),
+    ):
+        pass
