@@ -12,7 +12,7 @@ from codesign.report.regions_section import AXIS_WORDS, LAW_MAPS
 from codesign.report.review import Review
 from codesign.report.words import show_metric
 
-__all__ = ["draw_closed_forms", "draw_regions", "map_axes"]
+__all__ = ["draw_closed_forms", "draw_regions", "map_axes", "picture"]
 
 _COLOURS = {
     "latency_s": "#D55E00", "ttft_s": "#E69F00", "e2e_s": "#CC79A7", "memory_B": "#0072B2", "energy_J": "#009E73",
@@ -162,7 +162,7 @@ def draw_closed_forms(review: Review, figure: Any) -> None:
     )
     grid[0, 0].legend(fontsize=7, frameon=True)
     figure.suptitle(
-        f"Closed forms of arXiv 2602.10377 over brute force, under the paper's simplified model (decode {show_metric('latency_s', s.latency_s)}, "
+        f"Closed forms of arXiv 2602.10377 over brute force, under the paper's simplified model\n(decode {show_metric('latency_s', s.latency_s)}, "
         f"memory {show_metric('memory_B', s.memory_B)}, r = {s.r:.3g}, g = {s.g:.3g}, ρ = {s.rho:.3g})",
         fontsize=10,
     )
@@ -202,3 +202,18 @@ def _law(axes: Any, m: LawMap) -> None:
     axes.set_xlabel("width d")
     axes.set_ylabel({"n_layers": "depth l", "r": "activated FFN ratio r", "rho": "activation rate ρ"}[m.axis])
     axes.legend(fontsize=7, frameon=True)
+
+
+def picture(review: Review) -> Any:
+    """Regions on the left (where the space has two axes that vary), the closed forms on the right."""
+    from matplotlib.figure import Figure
+
+    if map_axes(review) is None:
+        figure = Figure(figsize=(11, 7.5), dpi=120, layout="constrained")
+        draw_closed_forms(review, figure)
+        return figure
+    figure = Figure(figsize=(18, 7.5), dpi=120, layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.0, 1.15))
+    draw_regions(review, left.subplots())
+    draw_closed_forms(review, right)
+    return figure

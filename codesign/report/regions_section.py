@@ -15,7 +15,7 @@ from codesign.report.section import Section, column, render_template, significan
 from codesign.report.words import METRICS as WORDS
 from codesign.search import Problem
 
-__all__ = ["AXIS_WORDS", "LAW_MAPS", "build", "map_metrics"]
+__all__ = ["AXIS_WORDS", "LAW_MAPS", "build", "map_metrics", "picture"]
 
 AXIS_WORDS = {
     "d_model": "width (d_model)", "n_layers": "depth (layers)", "ffn_ratio": "activated FFN ratio", "n_kv_heads": "KV heads",
@@ -26,8 +26,8 @@ LAW_MAPS = {
     "depth": ("depth l*", "as deep as the time and the memory allow"),
     "r": ("FFN ratio r*", "the depth fills the time; memory is left aside"),
     "g": ("query heads per KV head g*", "the depth fills the time; memory is left aside"),
-    "rho": ("activation rate ρ*, time and memory", "the depth is as large as both allow"),
-    "rho-memory": ("activation rate ρ*, memory alone", "depth and stored FFN width fixed: r grows with ρ"),
+    "rho": ("activation rate ρ*, time and memory", "as deep as both allow"),
+    "rho-memory": ("activation rate ρ*, memory alone", "depth and stored FFN fixed"),
 }  # fmt: skip
 _COUNT = 6
 
@@ -152,3 +152,10 @@ def _agreement(maps: list[LawMap]) -> list[dict[str, Any]]:
             if m.phase not in row["phases"]:
                 row["phases"].append(m.phase)
     return [{**row, "gap": significant(row["gap"], 2)} for row in rows.values()]
+
+
+def picture(review: Review) -> Any:
+    """The map through the best design beside the closed forms."""
+    from codesign.report.regions_picture import picture as draw
+
+    return draw(review)

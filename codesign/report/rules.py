@@ -24,7 +24,18 @@ from codesign.report.words import METRICS, show_metric
 from codesign.search import Candidate, Problem
 from codesign.search.space import AXES
 
-__all__ = ["AXIS_TITLES", "FLAT", "PowerLaw", "Rule", "held_losses", "power_law", "rules_of", "spearman"]
+__all__ = [
+    "AXIS_TITLES",
+    "FLAT",
+    "MOVES",
+    "SWEEP",
+    "PowerLaw",
+    "Rule",
+    "held_losses",
+    "power_law",
+    "rules_of",
+    "spearman",
+]
 
 Array = NDArray[np.float64]
 
@@ -36,7 +47,7 @@ AXIS_TITLES = {
 _CHOICES = ("experts", "precision")
 FLAT = 0.005  # nats: half a per cent of perplexity
 MOVES = 0.5  # |Spearman| from which an axis is said to move
-_SWEEP = 1_500_000
+SWEEP = 1_500_000
 _DRAWS = 400
 
 
@@ -127,7 +138,7 @@ def _line(x: Array, y: Array) -> tuple[float, float]:
     return slope, float(y.mean() - slope * x.mean())
 
 
-def held_losses(problem: Problem, size: int = _SWEEP) -> dict[str, dict[Any, float]]:
+def held_losses(problem: Problem, size: int = SWEEP) -> dict[str, dict[Any, float]]:
     """By axis and value, the lowest loss within the budget with the axis held there, less the lowest of all (inf: nothing fits).
 
     Spaces of more than `size` points are thinned first.
@@ -149,7 +160,7 @@ def held_losses(problem: Problem, size: int = _SWEEP) -> dict[str, dict[Any, flo
     }
 
 
-def rules_of(review: Review, *, sweep: int = _SWEEP) -> list[Rule]:
+def rules_of(review: Review, *, sweep: int = SWEEP) -> list[Rule]:
     """A rule for each axis of the run's space."""
     candidates = list(review.frontier.candidates)
     cost = [c.values[review.cost_key] for c in candidates]
