@@ -19,7 +19,8 @@ __all__ = ["SECTIONS", "build_page", "render_page", "write_page"]
 
 #: Modules of the sections in the order of the page; each has ``build(review) -> Section``.
 SECTIONS = (
-    "frontier_section", "roofline_section", "parallel_section", "trust_section",
+    "frontier_section", "roofline_section", "regions_section", "parallel_section", "rules_section", "trust_section",
+    "what_if_section",
 )  # fmt: skip
 
 _TITLES = {
