@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from codesign.report.review import Review
@@ -15,9 +16,15 @@ __all__ = ["build", "draw_rules", "picture"]
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#6e7781"
 
 
+@lru_cache(maxsize=2)
+def found_rules(review: Review) -> list[Rule]:
+    """The rules, once for the page and its picture."""
+    return rules_of(review)
+
+
 def build(review: Review) -> Section:
     """One rule an axis, the axes that move first."""
-    rules = _ordered(rules_of(review))
+    rules = _ordered(found_rules(review))
     key = review.cost_key
     thinned = review.problem.space.size > SWEEP
     html = render_template(
@@ -49,7 +56,7 @@ def _ordered(rules: list[Rule]) -> list[Rule]:
 
 def draw_rules(review: Review, figure: Any, rules: list[Rule] | None = None) -> bool:
     """Each axis that varies along the frontier, against the cost; False where none does."""
-    moving = [r for r in _ordered(rules if rules is not None else rules_of(review)) if not r.constant]
+    moving = [r for r in _ordered(rules if rules is not None else found_rules(review)) if not r.constant]
     if not moving:
         return False
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

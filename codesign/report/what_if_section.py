@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from codesign.report.review import Review
@@ -21,10 +22,16 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "D", "s", "^", "P", "X")
 
 
+@lru_cache(maxsize=2)
+def scored(review: Review) -> tuple[Pool, list[Alternative]]:
+    """The pool and every device, once for the page and its picture."""
+    pool = pool_of(review)
+    return pool, alternatives(review, pool)
+
+
 def build(review: Review) -> Section:
     """Sortable table and plot; a slider moves the bound on the time."""
-    pool = pool_of(review)
-    found = alternatives(review, pool)
+    pool, found = scored(review)
     key = time_key(review.problem)
     bound = review.problem.budget.bounds().get(key)
     start = bound or review.best.values[key]
@@ -82,7 +89,7 @@ def draw_what_if(review: Review, axes: Any, found: list[Alternative] | None = No
     """Lowest loss within the budget against the power cap, a symbol and colour a family, hollow where nothing was measured."""
     from matplotlib.ticker import FuncFormatter
 
-    found = found if found is not None else alternatives(review, pool_of(review))
+    found = found if found is not None else scored(review)[1]
     key = time_key(review.problem)
     bound = review.problem.budget.bounds().get(key) or review.best.values[key]
     groups = list(dict.fromkeys(FAMILIES.get(a.device.family, "other") for a in found))
