@@ -14,10 +14,11 @@ from werkzeug.exceptions import HTTPException
 from codesign.dashboard import views_files, views_records, views_runs, views_search
 from codesign.dashboard.guard import csrf_token, guard, style_nonce
 from codesign.dashboard.made_pages import MadePages
-from codesign.dashboard.run_folders import RunFolders
+from codesign.dashboard.measured_rows import RowCache
+from codesign.dashboard.run_folders import NotHere, RunFolders
 from codesign.dashboard.search_job import SearchJobs
 from codesign.dashboard.serve import Settings
-from codesign.errors import CodesignError, UnknownNameError
+from codesign.errors import CodesignError
 
 __all__ = ["State", "make_app"]
 
@@ -30,6 +31,7 @@ class State:
     folders: RunFolders
     pages: MadePages
     jobs: SearchJobs
+    measured: RowCache
 
 
 def make_app(settings: Settings, *, port: int | None = None) -> Flask:
@@ -50,7 +52,11 @@ def make_app(settings: Settings, *, port: int | None = None) -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     folders = RunFolders(settings.results)
     app.extensions["codesign"] = State(
-        settings=settings, folders=folders, pages=MadePages(folders), jobs=SearchJobs(settings.results)
+        settings=settings,
+        folders=folders,
+        pages=MadePages(folders),
+        jobs=SearchJobs(settings.results),
+        measured=RowCache(),
     )
     guard(app, settings)
     for rule, view, methods in (
@@ -80,7 +86,7 @@ def make_app(settings: Settings, *, port: int | None = None) -> Flask:
 
 
 def _codesign_error(error: CodesignError) -> tuple[str, int]:
-    unknown = isinstance(error, UnknownNameError)
+    unknown = isinstance(error, NotHere)
     return _error_page(
         "Not found" if unknown else "This did not work", " ".join(str(error).split()), 404 if unknown else 400
     )

@@ -8,8 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from codesign.dashboard.run_folders import FRONTIER, RunFolders, inside
-from codesign.errors import MissingExtraError, SpecError, UnknownNameError
+from codesign.dashboard.run_folders import FRONTIER, NotHere, RunFolders, inside
+from codesign.dashboard.run_summary import RunSummary
+from codesign.dashboard.search_form import Prefilled, from_command
+from codesign.errors import MissingExtraError, SpecError
 
 __all__ = ["REPORT", "MadePages"]
 
@@ -37,13 +39,14 @@ class MadePages:
         """The run's report, made now if it is missing or older than the run.
 
         Raises:
-            UnknownNameError: no such run.
+            NotHere: no such run.
             CodesignError: it cannot be made.
         """
         folder = self._folder(name)
         with self._lock:
             if self.state(name) != "ready":
-                _make(folder)
+                found = self.folders.get(name)
+                _make(folder, from_command(found.command if isinstance(found, RunSummary) else ()))
             path = inside(folder, REPORT)
         if path is None:
             raise SpecError(
@@ -55,7 +58,7 @@ class MadePages:
         """One page about several runs.
 
         Raises:
-            UnknownNameError: no such run.
+            NotHere: no such run.
             SpecError: fewer than two. CodesignError: it cannot be made.
         """
         folders = [self._folder(name) for name in dict.fromkeys(names)]
@@ -67,15 +70,22 @@ class MadePages:
     def _folder(self, name: str) -> Path:
         folder = self.folders.folder(name)
         if folder is None:
-            raise UnknownNameError(f"no run '{name}' in {self.folders.root}")
+            raise NotHere(f"no run '{name}' in {self.folders.root}")
         return folder
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, made_with: Prefilled) -> None:
+    """Write a run's report; a loss law or calibration of a person's own is read from where the run's command had it."""
     load, build = _functions("codesign report", ("review", "load_review"), ("page", "build_page"))
     (write,) = _functions("codesign report", ("page", "write_page"))
     try:
-        text = build(load(folder))
+        own = {
+            name: made_with.values[name]
+            for name in ("loss-law", "calibration")
+            if made_with.values[name] in made_with.files
+        }
+        calibration = Path(own["calibration"]) if "calibration" in own else None
+        text = build(load(folder, law=own.get("loss-law"), calibration=calibration))
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("codesign"):
             raise MissingExtraError.of(str(error.name), "dashboard", "a report") from error

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from codesign.dashboard.tables import Column
 from codesign.measurement import Measurement, epoch_medians, observe
+from codesign.store import Store
 from codesign.units import format_count, format_seconds
 
-__all__ = ["COLUMNS", "MeasuredRow", "measured_rows"]
+__all__ = ["COLUMNS", "MeasuredRow", "RowCache", "measured_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,23 @@ def measured_rows(measurements: Iterable[Measurement]) -> list[MeasuredRow]:
     for m in measurements:
         visits.setdefault(m.key, []).append(m)
     return [_row(group) for group in visits.values()]
+
+
+class RowCache:
+    """The rows of a store, folded again when it has more records: a record is never changed, and a click should not take a second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[int, list[MeasuredRow]]] = {}
+
+    def rows(self, store: Store, campaign: str) -> list[MeasuredRow]:
+        """The passes of one campaign; of all, if it is empty."""
+        count = store.count()
+        with self._lock:
+            if campaign not in self._kept or self._kept[campaign][0] != count:
+                self._kept = {name: kept for name, kept in self._kept.items() if kept[0] == count}
+                self._kept[campaign] = (count, measured_rows(store.find(campaign=campaign or None)))
+            return self._kept[campaign][1]
 
 
 def _row(group: list[Measurement]) -> MeasuredRow:

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.dashboard.run_summary import RunSummary, summarise
-from codesign.errors import SchemaError
+from codesign.errors import SchemaError, UnknownNameError
 
-__all__ = ["BrokenRun", "RunFolders", "RunList", "inside", "is_plain"]
+__all__ = ["BrokenRun", "NotHere", "RunFolders", "RunList", "inside", "is_plain"]
 
 FRONTIER = "frontier.jsonl"
+
+
+class NotHere(UnknownNameError):
+    """No such run or search: answered with 404."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

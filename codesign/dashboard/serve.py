@@ -24,7 +24,7 @@ class Settings:
         host, port: to bind to; port 0 takes a free one.
 
     Raises:
-        SpecError: a port out of range, or a host that is a path.
+        SpecError: a port out of range, a host that is a path, or results that are no folder.
     """
 
     results: Path = Path("results")
@@ -35,6 +35,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise SpecError(f"--port is {self.port}; allowed: 0 to 65535 (0 takes a free one)")
+        if self.results.exists() and not self.results.is_dir():
+            raise SpecError(f"--results {self.results} is not a folder; give the folder that the runs are in")
         if not self.host or "/" in self.host:  # werkzeug takes unix:// for a socket's path
             raise SpecError(f"--host '{self.host}' is not an address of this machine; give 127.0.0.1, ::1 or a name")
 

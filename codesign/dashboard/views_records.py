@@ -36,16 +36,19 @@ def training() -> str:
 def measurements() -> str:
     """Measured passes with their spread, and time over parameters."""
     with Store(state().settings.store, create=False) as store:
-        every, place = store.find(), store.name
-    names = ("device", "engine", "precision", "phase", "campaign")
+        every, place = store.count(), store.name
+        campaigns = [row.campaign for row in store.campaigns()]
+        found = state().measured.rows(store, request.args.get("campaign", ""))
+    names = ("device", "engine", "precision", "phase")
     asked = {name: request.args.get(name, "") for name in names}
-    shown = [m for m in every if all(value in ("", getattr(m, name)) for name, value in asked.items())]
-    rows = measured_rows.measured_rows(shown)
-    table = make_table(measured_rows.COLUMNS, rows, request.args)
+    rows = [row for row in found if all(value in ("", getattr(row, name)) for name, value in asked.items())]
+    filters = [
+        filter_of(name, name.capitalize(), (getattr(row, name) for row in found), request.args) for name in names
+    ]
     return str(
         render_template(
-            "measurements.html", page="measurements", title="Measurements", table=table, place=place, every=len(every),
-            records=len(shown), chart=times_over_parameters(rows),
-            filters=[filter_of(name, name.capitalize(), (getattr(m, name) for m in every), request.args) for name in names],
+            "measurements.html", page="measurements", title="Measurements", place=place, every=every,
+            table=make_table(measured_rows.COLUMNS, rows, request.args), records=sum(row.visits for row in rows),
+            chart=times_over_parameters(rows), filters=[*filters, filter_of("campaign", "Campaign", campaigns, request.args)],
         )
     )  # fmt: skip

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app, render_template, request
 
-from codesign.dashboard.run_folders import BrokenRun
+from codesign.dashboard.run_folders import BrokenRun, NotHere
 from codesign.dashboard.run_summary import RunSummary
 from codesign.dashboard.tables import Column, filter_of, make_table
-from codesign.errors import UnknownNameError
 from codesign.report.words import arch_text, show_metric
 from codesign.search import Candidate
 
@@ -87,7 +86,7 @@ def run(name: str) -> str:
     """One run: what was asked, its designs, its files."""
     found = state().folders.get(name)
     if found is None:
-        raise UnknownNameError(f"no run '{name}' in {state().settings.results}")
+        raise NotHere(f"no run '{name}' in {state().settings.results}")
     if isinstance(found, BrokenRun):
         return str(render_template("error.html", page="runs", title=found.name, said=found.why))
     table = make_table(DESIGN_COLUMNS, found.designs, request.args)

@@ -8,12 +8,12 @@ from typing import Any
 
 from flask import abort, redirect, render_template, request, url_for
 
-from codesign.dashboard.run_folders import BrokenRun, is_plain
+from codesign.dashboard.run_folders import BrokenRun, NotHere, is_plain
 from codesign.dashboard.run_summary import RunSummary
 from codesign.dashboard.search_form import FIELDS, GROUPS, FormError, Prefilled, check_form, from_command, suggestions
 from codesign.dashboard.search_job import Job
 from codesign.dashboard.views_runs import state
-from codesign.errors import SpecError, UnknownNameError
+from codesign.errors import SpecError
 from codesign.search import load_space
 from codesign.workload import parse_precision
 
@@ -87,7 +87,7 @@ def _source(name: str) -> RunSummary | None:
         return None
     found = state().folders.get(name) if is_plain(name) else None
     if found is None or isinstance(found, BrokenRun):
-        raise UnknownNameError(f"no run '{name}' in {state().settings.results} to start from")
+        raise NotHere(f"no run '{name}' in {state().settings.results} to start from")
     return found
 
 
@@ -98,7 +98,7 @@ def _prefilled(source: RunSummary | None) -> Prefilled:
 def _job(number: int) -> Job:
     found = state().jobs.get(number)
     if found is None:
-        raise UnknownNameError(f"no search {number}; the dashboard keeps those that it started itself")
+        raise NotHere(f"no search {number}; the dashboard keeps those that it started itself")
     return found
 
 

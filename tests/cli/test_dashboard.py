@@ -77,6 +77,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         (("--port", "x"), "--port"),
         (("--host", "no.such.host.invalid"), "is not an address of this machine"),
         (("--host", "unix:///tmp/x"), "is not an address of this machine"),
+        (("--results", sys.executable), "is not a folder"),
         (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1"),
     ],
 )

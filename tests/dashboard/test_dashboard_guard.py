@@ -59,6 +59,14 @@ def test_what_a_frontier_says_is_escaped(browser: Browser) -> None:
         assert "&lt;img" in text or "q=" in page
 
 
+@pytest.mark.parametrize("design", ["", "..", "../../outside", "a/b", "x\\n", "%2e%2e", "."])
+def test_a_design_of_any_name_is_listed_and_leads_nowhere_else(browser: Browser, outside: Path, design: str) -> None:
+    add_run(browser.results, changes=(('"name": "design-1"', f'"name": "{design}"'),))
+    links = re.findall(r'href="([^"]+/config.json)"', browser.text("/runs/orin-20ms"))
+    answer = browser.get(html.unescape(links[0]))
+    assert answer.status_code in (404, 308) and SECRET not in answer.get_data(as_text=True)
+
+
 def test_what_a_store_says_is_escaped(browser: Browser) -> None:
     with Store(browser.app.extensions["codesign"].settings.store) as store:
         store.add(measured(engine=MARKUP, device="</script><script>alert(1)</script>"))

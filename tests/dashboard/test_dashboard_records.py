@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from codesign.dashboard.charts import MOST_CURVES, loss_curves, times_over_param
 from codesign.dashboard.measured_rows import measured_rows
 from codesign.dashboard.tables import MOST_ROWS, Column, make_table
 from codesign.dashboard.training_rows import campaign_rows, share_done
+from codesign.store import Store
 
 
 def store_of(browser: Browser) -> Path:
@@ -48,7 +50,7 @@ def test_measurements_are_folded_filtered_and_drawn(browser: Browser) -> None:
         and data[0]["error_y"]["arrayminus"] == [0.0]
         and abs(data[0]["error_y"]["array"][0] - 1) < 1e-9
     )
-    assert "1 passes, 2 of 3 visits" in browser.text("/measurements?phase=decode")
+    assert "1 pass, 2 of 3 visits" in browser.text("/measurements?phase=decode")
     assert "No measurement meets these filters" in browser.text("/measurements?engine=none")
 
 
@@ -80,10 +82,6 @@ def test_a_curve_is_of_validation_losses_where_there_are_any() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_not_drawn_and_the_page_is_strict_json(browser: Browser) -> None:
-    from dataclasses import replace
-
-    from codesign.store import Store
-
     run = trained(4, status="diverged", reason="loss is nan")
     points = tuple(replace(point, train_loss=float("nan"), valid_loss=None) for point in run.curve)
     with Store(store_of(browser)) as store:
@@ -112,3 +110,13 @@ def test_unknown_values_sort_last_both_ways_and_long_tables_are_cut() -> None:
         assert make_table([column], [None, 2.0, float("nan"), 1.0], asked).rows[2:][0] is None
     table = make_table([column], [float(k) for k in range(2 * MOST_ROWS)], {"sort": "x", "dir": "down"})
     assert len(table.rows) == MOST_ROWS and table.total == 2 * MOST_ROWS and table.rows[0] == 2 * MOST_ROWS - 1
+
+
+def test_a_new_record_is_on_the_page_and_campaigns_are_apart(browser: Browser) -> None:
+    fill_store(store_of(browser))
+    assert "2 passes, 3 visits" in browser.text("/measurements")
+    with Store(store_of(browser)) as store:
+        store.add(measured(3, campaign="second"))
+    assert "2 passes, 4 visits" in browser.text("/measurements")
+    assert "1 pass, 1 of 4 visits" in browser.text("/measurements?campaign=second")
+    assert "2 passes, 3 of 4 visits" in browser.text("/measurements?campaign=first")

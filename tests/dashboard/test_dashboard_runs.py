@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from dashboard_pages import Browser, add_run
 
+import codesign.predictors
 from codesign.dashboard import made_pages
 
 
@@ -104,7 +105,7 @@ def making(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that a report was made of."""
     made: list[str] = []
 
-    def make(folder: Path) -> None:
+    def make(folder: Path, _: object) -> None:
         made.append(folder.name)
         (folder / "report.html").write_text("<title>report</title><script>parent</script>")
 
@@ -144,3 +145,21 @@ def test_comparing_takes_two_runs_that_are_there(browser: Browser, monkeypatch: 
     assert "two runs or more" in browser.text("/compare?run=a&run=a", 400)
     assert "two runs or more" in browser.text("/compare", 400)
     browser.text("/compare?run=a&run=..%2Fb", 404)
+
+
+def test_a_report_that_cannot_be_made_says_why(browser: Browser) -> None:
+    add_run(browser.results, changes=(('"name": "gemstones"', '"name": "a law of mine"'),))
+    assert "a law of mine" in browser.text("/runs/orin-20ms/report", 400)
+    assert not (browser.results / "orin-20ms" / "report.html").exists()
+
+
+def test_a_report_is_made_with_the_files_that_the_run_was_made_with(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law = tmp_path / "mine.json"
+    law.write_text((Path(codesign.predictors.__file__).parent / "laws" / "gemstones.json").read_text())
+    add_run(
+        browser.results,
+        changes=(('"name": "gemstones"', '"name": "mine"'), ('"20ms", ', f'"20ms", "--loss-law", "{law}", ')),
+    )
+    assert "Jetson AGX Orin" in browser.text("/runs/orin-20ms/report")
