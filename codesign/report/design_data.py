@@ -6,6 +6,7 @@ operators' times, bytes and FLOP 16 bits each (`codesign.report.packed`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ _ARCH = (
     "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "n_experts", "n_active_experts", "d_ff_expert",
     "n_shared_experts", "d_ff_shared", "vocab_size", "window_tokens", "tied_embeddings",
 )  # fmt: skip
+_UNSHOWN = {"params_active_nonembedding", "request_energy_J"}
+_MANY = 1000  # above this figures have 16 bits in place of seven digits
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
@@ -32,8 +35,9 @@ def designs_data(review: Review) -> dict[str, Any]:
     """Designs, then known models: names, shapes, figures, intervals, marks, configs and operators."""
     designs = list(review.frontier.candidates)
     everything = [*designs, *(known.candidate for known in review.known)]
-    keys = sorted({key for c in everything for key in c.values})
+    keys = sorted({key for c in everything for key in c.values} - _UNSHOWN)
     spans = sorted({key for c in everything for key in c.intervals if key != "loss"})
+    marks = sorted({mark for c in everything for mark in c.marks})
     phases = _PHASES if review.problem.workload.prompt_tokens else _PHASES[1:]
     return {
         "n_designs": len(designs),
@@ -43,12 +47,12 @@ def designs_data(review: Review) -> dict[str, Any]:
         "loss": column([significant(c.loss, 5) for c in everything]),
         "loss_low": column([significant(c.intervals["loss"][0], 5) for c in everything]),
         "loss_high": column([significant(c.intervals["loss"][1], 5) for c in everything]),
-        "values": {key: column([_number(c.values.get(key), 7) for c in everything]) for key in keys},
+        "values": {key: _numbers([c.values.get(key) for c in everything]) for key in keys},
         "down": {key: column([_share(c, key, 0) for c in everything]) for key in spans},
         "up": {key: column([_share(c, key, 1) for c in everything]) for key in spans},
         "p_budget": column([significant(c.p_budget, 3) for c in everything]),
         "p_front": column([significant(c.p_front, 3) for c in everything]),
-        "marks": column([list(c.marks) for c in everything]),
+        "marks": {"names": marks, "bits": column([sum(1 << marks.index(mark) for mark in c.marks) for c in everything])},
         "known": [
             {"note": known.note, "asked": known.baseline in review.frontier.baselines,
              "own_latency_s": _number(known.own_latency_s, 4),
@@ -59,6 +63,13 @@ def designs_data(review: Review) -> dict[str, Any]:
         "configs": _configs(review, everything),
         "operators": {phase: _operators(review, everything, phase) for phase in phases},
     }  # fmt: skip
+
+
+def _numbers(values: Sequence[float | None]) -> Any:
+    """A column of positive figures; None where one is unknown."""
+    if len(values) > _MANY and all(value is None or value > 0 for value in values):
+        return pack([math.nan if value is None else value for value in values])
+    return column([_number(value, 7) for value in values])
 
 
 def _number(value: float | None, digits: int) -> float | int | None:
@@ -96,16 +107,24 @@ def _configs(review: Review, everything: Sequence[Candidate]) -> list[dict[str, 
 
 
 def _operators(review: Review, everything: Sequence[Candidate], phase: Phase) -> dict[str, Any]:
-    """Operators of a pass: for each name (in the order of the pass), seconds, bytes, FLOP, bound and kind by design."""
+    """Operators of a pass: for each name (in the order of the pass) how often it runs, by design; of the designs that have it
+    (a count above zero) seconds, bytes, FLOP and bound.
+    """
     workload = review.problem.workload
     breakdowns: list[dict[str, OperatorCost]] = []
     for c in everything:
         rows = review.models[c.precision].breakdown(c.architecture, workload, PRECISIONS[c.precision], phase)
         breakdowns.append({row.name: row for row in rows})
     names = list(dict.fromkeys(name for rows in sorted(breakdowns, key=len, reverse=True) for name in rows))
+    there = {name: [rows[name] for rows in breakdowns if name in rows] for name in names}
     found: dict[str, Any] = {"names": names}
-    for key in ("seconds", "bytes_moved", "flop"):
-        found[key] = [pack([getattr(rows[n], key) if n in rows else 0.0 for rows in breakdowns]) for n in names]
-    found["bound"] = [column([rows[n].bound if n in rows else "" for rows in breakdowns]) for n in names]
     found["count"] = [column([int(rows[n].count) if n in rows else 0 for rows in breakdowns]) for n in names]
+    for key in ("seconds", "bytes_moved", "flop"):
+        found[key] = [_work([getattr(row, key) for row in there[n]]) for n in names]
+    found["bound"] = [column([row.bound for row in there[n]]) for n in names]
     return found
+
+
+def _work(values: Sequence[float]) -> Any:
+    """Packed; 0 where an operator does none of it in any design."""
+    return pack(values) if any(value > 0 for value in values) else 0

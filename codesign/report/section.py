@@ -106,25 +106,35 @@ def significant(value: float, digits: int = 4) -> float | int | None:
 
 
 def column(values: Sequence[Any]) -> Any:
-    """A column of JSON values in little room: ``{"all": v}`` where all are equal, ``{"of": [...], "at": "AAB..."}`` where few differ
-    (a letter of base64's alphabet each), else the list. `page.js` reads them back.
+    """A column of JSON values in little room; `page.js` reads them back.
+
+    ``{"all": v}`` where all are equal; ``{"of": [...], "at": "AAB...", "w": 1 or 2}`` where few differ (one or two letters of base64's
+    alphabet each); ``{"repeat": v, "n": column}`` for lists that repeat one value; else the list.
 
     Example:
         >>> column([3, 3, 3]), column([1, 2, 1, 1, 2, 1, 2, 1])
-        ({'all': 3}, {'of': [1, 2], 'at': 'ABAABABA'})
+        ({'all': 3}, {'of': [1, 2], 'at': 'ABAABABA', 'w': 1})
+        >>> column([["x", "x"], ["x"]])
+        {'repeat': 'x', 'n': [2, 1]}
     """
     items = list(values)
     levels: dict[str, int] = {}
     kinds: list[Any] = []
-    for item in items:
-        text = json.dumps(item)
-        if text not in levels:
-            levels[text] = len(kinds)
+    keys = [json.dumps(item) for item in items]
+    for key, item in zip(keys, items, strict=True):
+        if key not in levels:
+            levels[key] = len(kinds)
             kinds.append(item)
-            if len(kinds) > len(_LEVELS):
-                return items
     if len(kinds) == 1:
         return {"all": kinds[0]}
-    if 4 * len(kinds) > len(items):
+    if all(isinstance(item, list) and item for item in kinds):
+        first = kinds[0][0]
+        if all(part == first for item in kinds for part in item):
+            return {"repeat": first, "n": column([len(item) for item in items])}
+    if 4 * len(kinds) > len(items) or len(kinds) > len(_LEVELS) ** 2:
         return items
-    return {"of": kinds, "at": "".join(_LEVELS[levels[json.dumps(item)]] for item in items)}
+    n, width = len(_LEVELS), 1 if len(kinds) <= len(_LEVELS) else 2
+    letters = [
+        _LEVELS[i] if width == 1 else _LEVELS[i // n] + _LEVELS[i % n] for i in range(len(kinds))
+    ]  # fmt: skip
+    return {"of": kinds, "at": "".join(letters[levels[key]] for key in keys), "w": width}

@@ -139,6 +139,7 @@ codesign.sections.frontier = (root, data, page) => {
   function details(design) {
     const a = design.arch, panel = q("details");
     const pair = (key) => key in design.values ? `<dt>${escape(page.metricTitle(key).replace(", nats per token", ""))}</dt><dd>${format.metric(key, design.values[key])}${design.low[key] !== undefined ? `<span class="range">90 %: ${format.metric(key, design.low[key])} to ${format.metric(key, design.high[key])}</span>` : ""}</dd>` : "";
+    const parts = ["weights_B", "kv_B", "workspace_B"].filter((k) => k in design.values).map((k) => `${page.metricTitle(k)} ${format.bytes(design.values[k])}`).join(", ");
     const marks = design.marks.map((m) => data.marks[m] ?? [m, m]).map(([letter, text]) => `<li><strong>${escape(letter)}</strong> ${escape(text)}</li>`).join("");
     const text = page.config(design);
     const active = design.values.params_active < design.values.params ? `, ${format.count(design.values.params_active)} active` : "";
@@ -147,7 +148,7 @@ codesign.sections.frontier = (root, data, page) => {
     const own = design.known && design.note ? `<p class="hint">${escape(design.note)}${design.own_latency_s ? `; with its own, ${format.seconds(design.own_latency_s)} a token` : ""}.</p>` : "";
     panel.innerHTML = `<h3 class="label">${design.known ? "Known model" : "Chosen design"}</h3><p class="name" id="frontier-chosen">${escape(design.name)}</p>
       <p>${escape(page.archText(a))}, ${escape(design.precision)}; ${format.count(design.values.params)} parameters${active}</p>${own}
-      <dl class="pairs">${["loss", "perplexity", "latency_s", "ttft_s", "e2e_s", "memory_B", "energy_J", "power_W"].map(pair).join("")}
+      <dl class="pairs">${["loss", "perplexity", "latency_s", "ttft_s", "e2e_s", "memory_B"].map(pair).join("")}<dt></dt><dd class="range">${parts}</dd>${["energy_J", "power_W"].map(pair).join("")}
       <dt>within the budget</dt><dd>${format.percent(design.p_budget)} probability</dd>${design.known ? "" : `<dt>non-dominated</dt><dd>${format.percent(design.p_front)} probability</dd>`}</dl>
       ${beside}
       <h3>config.json</h3><div class="actions"><button type="button" id="frontier-copy"${text ? "" : " disabled"}>Copy config.json</button><span id="frontier-copied" class="hint" role="status"></span></div>

@@ -9,7 +9,15 @@ window.codesign = (() => {
   function column(packed, n) {
     if (Array.isArray(packed)) return packed;
     if ("all" in packed) return new Array(n).fill(packed.all);
-    return Array.from(packed.at, (letter) => packed.of[LEVELS.indexOf(letter)]);
+    if ("q" in packed) return Array.from(unpack(packed), (v) => (Number.isNaN(v) ? null : v));
+    if ("repeat" in packed) return column(packed.n, n).map((length) => new Array(length).fill(packed.repeat));
+    const out = [];
+    for (let i = 0; i < packed.at.length; i += packed.w) {
+      let level = LEVELS.indexOf(packed.at[i]);
+      if (packed.w === 2) level = LEVELS.length * level + LEVELS.indexOf(packed.at[i + 1]);
+      out.push(packed.of[level]);
+    }
+    return out;
   }
   /** Values of codesign.report.packed.pack: 16 bits each on a logarithmic scale; NaN where there was none. */
   function unpack(packed) {
@@ -27,15 +35,16 @@ window.codesign = (() => {
   const operators = {};
   function readDesigns(packed) {
     if (!packed) return;
-    const n = column(packed.name, 0).length;
+    const n = column(packed.name, packed.n_designs + packed.known.length).length;
     const columns = {}, read = (group) => Object.fromEntries(Object.entries(packed[group]).map(([k, c]) => [k, column(c, n)]));
-    for (const key of ["name", "precision", "loss", "loss_low", "loss_high", "p_budget", "p_front", "marks"]) columns[key] = column(packed[key], n);
+    for (const key of ["name", "precision", "loss", "loss_low", "loss_high", "p_budget", "p_front"]) columns[key] = column(packed[key], n);
+    const bits = column(packed.marks.bits, n);
     const arch = read("arch"), values = read("values"), down = read("down"), up = read("up");
     const pick = (group, i) => { const o = {}; for (const k in group) if (group[k][i] !== null) o[k] = group[k][i]; return o; };
     for (let i = 0; i < n; i++) {
       const d = { index: i, name: columns.name[i], precision: columns.precision[i], arch: pick(arch, i), loss: columns.loss[i],
         values: pick(values, i), low: { loss: columns.loss_low[i] }, high: { loss: columns.loss_high[i] },
-        p_budget: columns.p_budget[i], p_front: columns.p_front[i], marks: columns.marks[i] };
+        p_budget: columns.p_budget[i], p_front: columns.p_front[i], marks: packed.marks.names.filter((_, k) => Math.floor(bits[i] / 2 ** k) % 2) };
       for (const k in down) if (down[k][i] !== null) { d.low[k] = d.values[k] * down[k][i]; d.high[k] = d.values[k] * up[k][i]; }
       d.values.loss = d.loss;
       d.values.perplexity = Math.exp(d.loss);
@@ -46,8 +55,11 @@ window.codesign = (() => {
       names.set(d.name, d);
     }
     for (const [phase, o] of Object.entries(packed.operators)) {
-      operators[phase] = { names: o.names, seconds: o.seconds.map(unpack), bytes: o.bytes_moved.map(unpack), flop: o.flop.map(unpack),
-        bound: o.bound.map((c) => column(c, n)), count: o.count.map((c) => column(c, n)) };
+      const count = o.count.map((c) => column(c, n));
+      const at = count.map((list) => { let k = 0; return list.map((times) => (times ? k++ : -1)); });  // place among the designs that have it
+      const work = (key) => o[key].map((c) => (c === 0 ? null : unpack(c)));
+      operators[phase] = { names: o.names, count, at, seconds: work("seconds"), bytes: work("bytes_moved"), flop: work("flop"),
+        bound: o.bound.map((c, k) => column(c, at[k].length)) };
     }
   }
   /** The operators of a design in a phase: [{name, seconds, bytes, flop, bound, count, share}]. */
@@ -56,10 +68,10 @@ window.codesign = (() => {
     if (!o) return [];
     const rows = [];
     o.names.forEach((name, k) => {
-      const seconds = o.seconds[k][design.index], count = o.count[k][design.index];
-      if (!count) return;
-      rows.push({ name, seconds: seconds || 0, bytes: o.bytes[k][design.index] || 0, flop: o.flop[k][design.index] || 0,
-        bound: o.bound[k][design.index], count });
+      const i = o.at[k][design.index];
+      if (i < 0) return;
+      const work = (key) => (o[key][k] ? o[key][k][i] || 0 : 0);
+      rows.push({ name, seconds: work("seconds"), bytes: work("bytes"), flop: work("flop"), bound: o.bound[k][i], count: o.count[k][design.index] });
     });
     const total = rows.reduce((sum, r) => sum + r.seconds, 0);
     for (const r of rows) r.share = total ? r.seconds / total : 0;
