@@ -53,6 +53,7 @@ def chromium() -> Iterator[Any]:
 def page(chromium: Any, address: str) -> Iterator[Any]:
     """A window in which an error, a dialog or a request to another place fails the test."""
     context = chromium.new_context(viewport={"width": 1366, "height": 768}, base_url=address)
+    context.set_default_timeout(120_000)  # two cores that others use, too
     opened = context.new_page()
     wrong: list[str] = []
     opened.on("console", lambda m: wrong.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
@@ -67,8 +68,8 @@ def page(chromium: Any, address: str) -> Iterator[Any]:
 
 
 def until(page: Any, function: str, argument: Any = None) -> None:
-    """Wait for it, 20 s at most; playwright's own wait_for_function evaluates text, which the page's policy forbids."""
-    for _ in range(200):
+    """Wait for it, two minutes at most; playwright's own wait_for_function evaluates text, which the page's policy forbids."""
+    for _ in range(1200):
         if page.evaluate(function, argument):
             return
         page.wait_for_timeout(100)

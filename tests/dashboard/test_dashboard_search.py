@@ -169,7 +169,7 @@ def test_a_dashboard_that_others_reach_starts_nothing(tmp_path: Path) -> None:
 
 
 def wait(browser: Browser, status: str, path: str) -> str:
-    for _ in range(300):
+    for _ in range(600):
         text = browser.text(path)
         if f'<span class="badge {status}">' in text:
             return text
