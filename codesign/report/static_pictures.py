@@ -18,7 +18,7 @@ from codesign.workload import PRECISIONS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_frontier", "draw_parallel", "draw_roofline", "draw_trust", "new_figure", "write_pictures"]
+__all__ = ["draw_frontier", "draw_parallel", "draw_roofline", "draw_trust", "new_figure", "save_figure", "write_pictures"]
 
 # Okabe-Ito: told apart with any colour vision; each comes with a marker shape of its own.
 BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, GREY, INK = (
@@ -56,11 +56,16 @@ def write_pictures(review: Review, page: Path, sections: tuple[str, ...]) -> lis
         figure = draw(review) if draw is not None else None
         if figure is not None:
             key = name.removesuffix("_section").replace("_", "-")
-            written += _save(figure, page.with_name(f"{page.stem}-{key}"))
+            written += save_figure(figure, page.with_name(f"{page.stem}-{key}"))
     return written
 
 
-def _save(figure: Figure, base: Path) -> list[Path]:
+def save_figure(figure: Figure, base: Path) -> list[Path]:
+    """Write base.png and base.svg, each under a temporary name first.
+
+    Raises:
+        SpecError: they cannot be written.
+    """
     import matplotlib
     from matplotlib import pyplot as plt
 
