@@ -73,7 +73,7 @@ def test_published_prices_lie_in_the_interval_as_often_as_it_says() -> None:
     held = []
     for row in rows:
         n, d, bits = float(row["params_nonembedding"]), float(row["tokens"]), float(row["bits_stored"])
-        form = PRECISIONS[row["format"]] if row["format"] in PRECISIONS else None
+        form = PRECISIONS.get(row["format"])
         price = float(quantisation_penalty(n, d, form)[0]) if form else float(row["in_use_nats"])
         assert price == pytest.approx(float(row["in_use_nats"]), rel=0.01, abs=2e-5)
         assert bits < 9

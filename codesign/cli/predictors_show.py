@@ -1,0 +1,174 @@
+"""Tables of `codesign predictors`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from codesign.predictors.evaluate import Result
+
+__all__ = [
+    "evaluation_rows",
+    "evaluation_table",
+    "held_out",
+    "held_out_lines",
+    "held_out_table",
+    "verdict",
+    "write_csv",
+]
+
+_BASELINE = "parameters alone"
+
+
+def evaluation_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One dictionary a predictor."""
+    return [
+        {
+            "predictor": r.score.name, "n_train": r.n_train, "n_test": r.n_test, "mae": r.score.mae, "relative": r.score.relative,
+            "tau": r.score.tau, "spearman": r.score.spearman, "coverage80": r.score.coverage80, "coverage90": r.score.coverage90,
+            "share_chosen": r.chosen, "reason": r.score.reason, "seconds": round(r.seconds, 2),
+        }
+        for r in results
+    ]  # fmt: skip
+
+
+def evaluation_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """Predictors side by side."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    headings = ("predictor", "error", "relative", "tau", "Spearman", "80 % holds", "90 % holds", "used", "why not")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("predictor", "why not") else "right")
+    for row in rows:
+        plain = row["predictor"] in ("staged", _BASELINE)
+        used = "" if plain else f"{row['share_chosen']:.0%}"
+        table.add_row(row["predictor"], *_figures(row), used, row["reason"])
+    return table
+
+
+def _figures(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{row['mae']:.4g}", _percent(row["relative"], 2), _number(row["tau"]), _number(row["spearman"]), _percent(row["coverage80"]),
+        _percent(row["coverage90"]),
+    )  # fmt: skip
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _percent(value: Any, digits: int = 0) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """One line: what the selection used on these splits, how it did, and against the free baseline."""
+    staged = next(row for row in rows if row["predictor"] == "staged")
+    told = ", ".join(_in_use(rows, staged, shares=True))
+    text = f"in use: {told}; the selection errs {_percent(staged['relative'], 2)} on rows it did not see, its 90 % interval holds {_percent(staged['coverage90'])}"
+    baseline = next((row for row in rows if row["predictor"] == _BASELINE), None)
+    if baseline is None:
+        return text + "; the table has no parameter count to compare with"
+    return (
+        text + f"; Spearman {_number(staged['spearman'])}, of the parameter count alone {_number(baseline['spearman'])}"
+    )
+
+
+def _in_use(rows: Sequence[dict[str, Any]], staged: dict[str, Any] | None, shares: bool = False) -> list[str]:
+    """Names of the predictors chosen, the most often first; and who predicts rows beyond the data, where that is another one."""
+    members = [row for row in rows if row["predictor"] not in ("staged", _BASELINE)]
+    used = sorted((row for row in members if row["share_chosen"] > 0), key=lambda row: -row["share_chosen"])
+    names = [
+        row["predictor"] + (f" ({row['share_chosen']:.0%} of the splits)" if shares and row["share_chosen"] < 1 else "")
+        for row in used
+    ]
+    if staged is not None and len(used) == 1 and used[0]["mae"] != staged["mae"]:
+        same = [row["predictor"] for row in members if row["mae"] == staged["mae"]]
+        names += [f"beyond the data {same[0]}" if same else "others beyond the data"]
+    return names
+
+
+def write_csv(path: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows of equal keys; an empty cell where there is no number."""
+    import csv
+    import os
+    from pathlib import Path
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
+    os.replace(temporary, target)
+
+
+def held_out() -> dict[str, Any]:
+    """The figures that ship: header and rows.
+
+    Raises:
+        SchemaError: The file is not there or cannot be read.
+    """
+    import json
+    from importlib import resources
+
+    from codesign.errors import SchemaError
+
+    try:
+        found = json.loads((resources.files("codesign.predictors") / "held_out.json").read_text(encoding="utf-8"))
+        return {**found, "rows": list(found["rows"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SchemaError(
+            f"the predictors' held-out figures (codesign/predictors/held_out.json) cannot be read: {error}"
+        ) from error
+
+
+def held_out_table(rows: Sequence[dict[str, Any]], show_all: bool) -> Table:
+    """By question, data set and split: who is in use and who is not and why; with `show_all` every predictor in a row of its own."""
+    from rich.table import Table
+
+    table = Table(title="Predictors in use, judged on rows they did not see", title_justify="left")
+    words = ("question", "data", "left out", "predictor", "in use", "not used")
+    headings = ("predictor", "error", "relative", "tau", "Spearman", "80 %", "90 %", "not used") if show_all else (
+        "in use", "error", "Spearman", "80 %", "90 %", "not used")  # fmt: skip
+    for heading in ("question", "data", "left out", "rows", *headings):
+        table.add_column(heading, justify="left" if heading in words else "right", overflow="fold")
+    cases: dict[tuple[str, str, str, Any], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["question"], row["dataset"])):  # sorted is stable
+        cases.setdefault((row["question"], row["dataset"], row["split"], row["n_train"]), []).append(row)
+    before = ("", "")
+    for (question, dataset, split, n_train), own in cases.items():
+        same = (question == before[0], (question, dataset) == before)
+        head = ("" if same[0] else question, "" if same[1] else dataset, split, f"{n_train:.0f}")
+        before = (question, dataset)
+        members = [row for row in own if row["predictor"] not in ("staged", _BASELINE)]
+        staged = next((row for row in own if row["predictor"] == "staged"), None)
+        if show_all:
+            for number, row in enumerate(own):
+                why = row["reason"] or (f"(used {row['share_chosen']:.0%})" if row["share_chosen"] else "")
+                table.add_row(*(head if number == 0 else ("",) * 4), row["predictor"], *_figures(row), why)
+            continue
+        shown = staged or max(members, key=lambda row: row["share_chosen"])
+        figures = _figures(shown)
+        why = "; ".join(f"{r['predictor']}: {r['reason']}" for r in members if r["reason"] and not r["share_chosen"])
+        used = ", ".join(_in_use(own, staged)) or shown["predictor"]
+        table.add_row(*head, used, f"{figures[0]} ({figures[1]})", *figures[3:], why)
+    return table
+
+
+def held_out_lines(found: dict[str, Any]) -> list[str]:
+    """Where the figures are from, and what the columns mean."""
+    return [
+        "error: mean absolute, in units of the target, and relative; 80 %, 90 %: share of rows inside these intervals. Who is in use was chosen on "
+        "training rows alone, never by these figures; beyond the data one that follows a law takes over",
+        f"made by: {found.get('command', '-')}; {found.get('source', found.get('data', ''))}".rstrip("; "),
+        "judge a table of your own: codesign predictors --evaluate FILE.csv --target loss --group COLUMN",
+    ]
