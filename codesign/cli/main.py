@@ -12,12 +12,16 @@ import typer
 
 from codesign.cli.agent import agent
 from codesign.cli.calibrate import calibrate
+from codesign.cli.compare import compare
 from codesign.cli.dashboard import dashboard
 from codesign.cli.devices import devices
 from codesign.cli.export import export
+from codesign.cli.fit import fit
 from codesign.cli.measurements import measurements
 from codesign.cli.predict import predict
+from codesign.cli.predictors import predictors
 from codesign.cli.profile import profile
+from codesign.cli.report import report
 from codesign.cli.search import search
 from codesign.cli.train import train
 from codesign.cli.validate import validate
@@ -38,10 +42,14 @@ app.command()(devices)
 app.command()(profile)
 app.command()(calibrate)
 app.command()(validate)
+app.command()(report)
+app.command()(compare)
 app.command()(train)
+app.command()(fit)
 app.command()(export)
 app.command(hidden=True)(agent)
 app.command()(measurements)
+app.command()(predictors)
 app.command()(dashboard)
 
 
