@@ -93,7 +93,8 @@ class _Batch:
         from distributed import wait
 
         try:
-            return list(wait(futures, timeout=_POLL_S, return_when="FIRST_COMPLETED").done)
+            with self.client.as_current():  # it is nobody's default
+                return list(wait(futures, timeout=_POLL_S, return_when="FIRST_COMPLETED").done)
         except asyncio.TimeoutError:  # TimeoutError itself from Python 3.11 on
             return []
 

@@ -144,7 +144,7 @@ def train(
             with progress(setup.campaign, quiet) as on_progress:
                 outcome = run_training(setup.campaign, records, execute, on_progress=on_progress)
         if not quiet:
-            _tell(setup, outcome, records.name)
+            _tell(setup, outcome, records.name, store)
 
 
 def _dtype(asked: str | None, device: str, scheduler: str | None) -> Any:
@@ -279,7 +279,7 @@ def _show_plan(setup: TrainingSetup, left: list[Any], workers: int, *, here: boo
     print(cost, flush=True)
 
 
-def _tell(setup: TrainingSetup, outcome: TrainingOutcome, store: str) -> None:
+def _tell(setup: TrainingSetup, outcome: TrainingOutcome, store: str, given: str | None) -> None:
     from codesign.cli.train_store import show_runs
 
     runs = [outcome.runs[e.key] for e in setup.campaign.experiments if e.key in outcome.runs]
@@ -292,4 +292,4 @@ def _tell(setup: TrainingSetup, outcome: TrainingOutcome, store: str) -> None:
         print(f"  not trained: {a.n_layers} layers x {a.d_model}: {why}")
     if outcome.before == len(setup.campaign.experiments):
         print("  nothing was missing: give another --seed, --tokens or --plan to train more")
-    print(f"next: codesign fit --campaign {setup.campaign.name}")
+    print(f"next: codesign fit --campaign {setup.campaign.name}{f' --store {given}' if given else ''}")

@@ -18,7 +18,7 @@ __all__ = ["RUNS_SCHEMA", "SCHEMA", "read_jsonl", "read_runs_jsonl", "runs_to_js
 SCHEMA = "codesign.measurements"
 RUNS_SCHEMA = "codesign.training_runs"
 VERSION = 1
-_WRITTEN_BY = {SCHEMA: "codesign measurements --json", RUNS_SCHEMA: "codesign runs --json"}
+_WRITTEN_BY = {SCHEMA: "codesign measurements --json", RUNS_SCHEMA: "codesign train --export FILE.jsonl"}
 T = TypeVar("T")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -43,8 +44,8 @@ def campaign_of(tmp_path_factory):
     root = tmp_path_factory.mktemp("dask")
     tokens = encode_text(load_text(write_corpus(root / "corpus")), "byte", root / "texts")
 
-    def make(folder: Path, layers=(1, 2, 3), **changes) -> TrainingCampaign:
-        options = {"tokens": 150 * 256, "checkpoint_s": 0.001, "digest": tokens.digest, **changes}
+    def make(folder: Path, layers=(1, 2), **changes) -> TrainingCampaign:
+        options = {"tokens": 120 * 256, "checkpoint_s": 0.02, "digest": tokens.digest, **changes}
         experiments = tuple(experiment(tiny(n), str(tokens.folder), **options) for n in layers)
         return TrainingCampaign(name="c", experiments=experiments, folder=folder)
 
@@ -64,13 +65,14 @@ def test_a_worker_killed_in_mid_training(address, campaign_of, tmp_path: Path) -
     killed: list[tuple[int, int]] = []
 
     def kill() -> None:
-        end = time.monotonic() + 60
-        while last_step(largest) < 60 and time.monotonic() < end:
+        end = time.monotonic() + 300
+        while last_step(largest) < 40 and time.monotonic() < end:
             time.sleep(0.002)
         for pid in before.values():
-            if any(os.readlink(f) == str(largest / "train.lock") for f in Path(f"/proc/{pid}/fd").iterdir()):
-                killed.append((pid, last_step(largest)))
-                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                if any(os.readlink(f) == str(largest / "train.lock") for f in Path(f"/proc/{pid}/fd").iterdir()):
+                    killed.append((pid, last_step(largest)))
+                    os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -78,8 +80,8 @@ def test_a_worker_killed_in_mid_training(address, campaign_of, tmp_path: Path) -
     with run_on_dask(address, one.folder) as execute:
         outcome = run_training(one, store, execute)
     killer.join()
-    assert killed and 60 <= killed[0][1] < 150, "killed in mid-training"
-    assert outcome.count("finished") == 3 and not outcome.failed
+    assert killed and 40 <= killed[0][1] < 120, "killed in mid-training"
+    assert outcome.count("finished") == 2 and not outcome.failed
     alone = Store()
     run_training(campaign_of(tmp_path / "alone"), alone, run_here(1))
     for key, run in store.runs.items():
@@ -111,11 +113,13 @@ def test_an_error_there_is_told_here(address, campaign_of, tmp_path: Path) -> No
         run_training(bad, Store(), execute)
 
 
-def test_a_worker_that_runs_two_at_a_time(tmp_path: Path) -> None:
+def test_a_worker_that_runs_two_at_a_time(address, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        training_dask, "_workers", lambda _: {"tcp://one": {"nthreads": 1}, "tcp://two": {"nthreads": 2}}
+    )
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, **{**QUIET, "processes": False}) as cluster,
-        pytest.raises(MeasurementError, match="runs 2 tasks at a time .*--nthreads 1"),
-        run_on_dask(cluster.scheduler_address, tmp_path),
+        pytest.raises(MeasurementError, match="tcp://two runs 2 tasks at a time .*--nthreads 1"),
+        run_on_dask(address, tmp_path),
     ):
         pass
 
