@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from codesign.dashboard.run_folders import FRONTIER, NotHere, RunFolders, inside
 from codesign.dashboard.run_summary import RunSummary
 from codesign.dashboard.search_form import Prefilled, from_command
-from codesign.errors import MissingExtraError, SpecError
+from codesign.errors import SpecError
 
 __all__ = ["REPORT", "MadePages"]
 
@@ -76,31 +74,18 @@ class MadePages:
 
 def _make(folder: Path, made_with: Prefilled) -> None:
     """Write a run's report; a loss law or calibration of a person's own is read from where the run's command had it."""
-    load, build = _functions("codesign report", ("review", "load_review"), ("page", "build_page"))
-    (write,) = _functions("codesign report", ("page", "write_page"))
-    try:
-        own = {
-            name: made_with.values[name]
-            for name in ("loss-law", "calibration")
-            if made_with.values[name] in made_with.files
-        }
-        calibration = Path(own["calibration"]) if "calibration" in own else None
-        text = build(load(folder, law=own.get("loss-law"), calibration=calibration))
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("codesign"):
-            raise MissingExtraError.of(str(error.name), "dashboard", "a report") from error
-        raise SpecError(f"the report needs {error.name}, which this version of codesign does not have") from error
-    write(text, folder / REPORT)
+    from codesign.report.page import build_page, write_page
+    from codesign.report.review import load_review
+
+    values = {name: made_with.values[name] for name in ("loss-law", "calibration")}
+    own = {name: value for name, value in values.items() if value in made_with.files}
+    calibration = Path(own["calibration"]) if "calibration" in own else None
+    review = load_review(folder, law=own.get("loss-law"), calibration=calibration)
+    write_page(build_page(review), folder / REPORT)
 
 
 def _compare(folders: Sequence[Path]) -> str:
-    (make,) = _functions("codesign compare", ("compare_page", "compare_page"))
-    return str(make(folders))
+    from codesign.report.compare import compare_runs, read_runs
+    from codesign.report.compare_page import build_comparison
 
-
-def _functions(command: str, *wanted: tuple[str, str]) -> list[Any]:
-    """Functions of `codesign.report`, imported when a page is made."""
-    try:
-        return [getattr(import_module(f"codesign.report.{module}"), name) for module, name in wanted]
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise SpecError(f"this page is made by '{command}', which this version of codesign does not have") from error
+    return build_comparison(compare_runs(read_runs(folders)))

@@ -106,6 +106,9 @@ def test_choosing_runs_to_compare(page: Any) -> None:
     for box in page.get_by_role("checkbox").all():
         box.check()
     assert button.is_enabled() and page.get_by_role("status").inner_text() == "2 chosen"
+    button.click()
+    page.wait_for_url("**/compare?run=*&run=*")
+    assert page.get_by_text(MARKUP).count() and page.locator("main img").count() == 0
 
 
 def test_plots_have_their_points_and_follow_the_colours(page: Any) -> None:

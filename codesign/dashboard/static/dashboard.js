@@ -22,7 +22,7 @@
       const chart = JSON.parse(document.getElementById(element.dataset.chart).textContent);
       const style = getComputedStyle(root), colour = (name) => style.getPropertyValue(name).trim();
       const axis = (title, log) => ({ title: { text: title, standoff: 6 }, type: log ? "log" : "linear", gridcolor: colour("--line"), zeroline: false,
-        linecolor: colour("--line"), automargin: true, ...(log ? { dtick: "D2", exponentformat: "SI" } : {}) });
+        linecolor: colour("--line"), automargin: true, ...(log ? { dtick: "D2", tickformat: "~s" } : {}) });
       const layout = {
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 50, r: 10, t: 10, b: 40 }, hovermode: "closest",
         font: { family: style.fontFamily, size: 12, color: colour("--ink") }, xaxis: axis(chart.x, chart.x_log), yaxis: axis(chart.y, chart.y_log),
