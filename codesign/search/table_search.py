@@ -1,0 +1,238 @@
+"""Search on a table: which rows to train next, by expected hypervolume gain, until the budget of trainings is spent.
+
+1. The first batch covers the features: the rows nearest to the centres of k-means.
+2. A surrogate (`table_model`) is fitted to what was asked. Qualities worse than the reference are cut to it: they cannot gain, so how
+   much worse they are must not bend the surrogate.
+3. The reference: quality, the worse of the median of the first batch and 10 % beyond the observed front; cost, 10 % beyond the dearest
+   row that is on the front if every row turns out one standard deviation better than predicted. A reference taken from the observed
+   front alone never looks at rows dearer than what is already found.
+4. Rows are asked one after the other by expected gain (`table_gain`); a row that was picked counts as found with its predicted
+   quality until it is known (Kriging believer, Ginsbourger et al. 2010), so a batch spreads along the front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.errors import SpecError
+from codesign.search.front import hypervolume
+from codesign.search.table import CandidateTable
+from codesign.search.table_features import Features
+from codesign.search.table_gain import cells_of, expected_gain
+from codesign.search.table_model import MIN_ROWS, TableModel
+from codesign.search.table_score import front_of, objectives_of
+
+__all__ = ["Ask", "TableSearch", "replay"]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+FIRST = 20
+_OPTIMISM = 1.0
+_BEYOND = 0.1
+_CHUNK = 512
+_KMEANS_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Rows to train next.
+
+    Attributes:
+        rows: Indices, the most promising first. mean, std: Predicted quality of all rows (minimised); None at a first batch.
+        gain: Expected hypervolume gain of each row when it was picked, as a share of the hypervolume found so far; None at a first batch.
+        reference: Costs and quality beyond which nothing counts; None at a first batch. predictor: What predicted; scores: of all that were judged.
+    """
+
+    rows: Index
+    mean: Array | None = None
+    std: Array | None = None
+    gain: Array | None = None
+    reference: Array | None = None
+    predictor: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+class TableSearch:
+    """Ask and tell on a table.
+
+    Args:
+        table: Its `value` and `asked` are what is known at the start. features: Of its rows. seed: Of everything random.
+        first: Rows of the first batch, where fewer than `MIN_ROWS` count.
+
+    Attributes:
+        order: Rows in the order in which they were asked, those known at the start first.
+    """
+
+    def __init__(self, table: CandidateTable, features: Features, seed: int = 0, first: int = FIRST) -> None:
+        self.table, self.features, self.first = table, features, first
+        self.value, self.asked = table.value.copy(), table.asked.copy()
+        self.order = np.flatnonzero(self.asked).tolist()
+        self._early = list(self.order)
+        self._rng = np.random.default_rng(seed)
+        self._model = TableModel(features, seed)
+
+    def ask(self, count: int) -> Ask:
+        """The next `count` rows, or as many as are left; none of them was asked before."""
+        count = min(count, int((~self.asked).sum()))
+        if len(self._counting()) < MIN_ROWS:
+            return Ask(self._spread(min(max(count, MIN_ROWS), int((~self.asked).sum()))))
+        model = self._fit()
+        mean, std = model.predict()
+        reference = self._reference(mean, std)
+        rows, gain = self._pick(mean, std, reference, count)
+        return Ask(rows, mean, std, gain, reference, model.used, dict(model.scores))
+
+    def tell(self, rows: Index, value: Array) -> None:
+        """The quality (rows,) of rows (indices), minimised; nan: trained, came to nothing.
+
+        Raises:
+            SpecError: a row that was told before.
+        """
+        for row, found in zip(rows, value, strict=True):
+            if self.asked[row]:
+                raise SpecError(f"row {self.table.line[row]} was told twice")
+            self.asked[row], self.value[row] = True, found
+            self.order.append(int(row))
+        if len(self._early) < MIN_ROWS:
+            self._early += [int(row) for row in rows]
+
+    def front(self) -> Index:
+        """The frontier of what was asked, by first cost."""
+        return front_of(self.table, self.value, np.array(self.order, dtype=np.int64))
+
+    def predict(self) -> Ask:
+        """The surrogate's view of all rows, without a question; a first batch's (nothing) where too little is known."""
+        if len(self._counting()) < MIN_ROWS:
+            return Ask(np.empty(0, dtype=np.int64))
+        model = self._fit()
+        mean, std = model.predict()
+        return Ask(np.empty(0, np.int64), mean, std, None, self._reference(mean, std), model.used, dict(model.scores))
+
+    def _counting(self) -> Index:
+        rows = np.array(self.order, dtype=np.int64)
+        return rows[self.table.allowed(self.value[rows])]
+
+    def _fit(self) -> TableModel:
+        rows = np.array(self.order, dtype=np.int64)
+        return self._model.fit(rows, np.fmin(self.value[rows], self._worst()))
+
+    def _worst(self) -> float:
+        """Reference of the quality; fmin with it also takes the place of nan."""
+        early = np.array(self._early, dtype=np.int64)
+        known = self.value[early][self.table.allowed(self.value[early])]
+        front = self.value[self.front()]
+        beyond = front.max() + _BEYOND * np.ptp(front)
+        return float(max(beyond, np.median(known))) if len(known) else float(beyond)
+
+    def _reference(self, mean: Array, std: Array) -> Array:
+        worst = self._worst()
+        hoped = np.where(self.asked, self.value, mean - _OPTIMISM * std)
+        hopeful = np.flatnonzero((~self.asked & (hoped < worst)) | (self.asked & self.table.allowed(self.value)))
+        from codesign.search.front import Front
+
+        front = Front(self.table.cost.shape[1] + 1)
+        front.add(objectives_of(self.table, hoped)[hopeful], hopeful)
+        cost = front.points[:, :-1]
+        span = np.ptp(cost, axis=0)
+        span = np.where(span > 0, span, np.maximum(np.ptp(self.table.cost, axis=0), 1e-12))
+        return np.append(cost.max(axis=0) + _BEYOND * span, worst)
+
+    def _pick(self, mean: Array, std: Array, reference: Array, count: int) -> tuple[Index, Array]:
+        """Greedy: each time the row of the largest expected gain; gains only shrink as others are picked, so old ones are bounds."""
+        scale = np.append(
+            np.maximum(np.ptp(self.table.cost, axis=0), 1e-12), 1.0
+        )  # volumes of a size that floats hold well
+        cost, reference = self.table.cost / scale[:-1], reference / scale
+        found = self.front()
+        held, values = cost[found], self.value[found]
+        whole = max(hypervolume(np.column_stack([held, values]), reference), np.finfo(float).tiny)
+        bound = np.where(self.asked, -1.0, np.inf)
+        rows: list[int] = []
+        gains: list[float] = []
+        for _ in range(count):
+            cells = cells_of(held, values, reference)
+            row, gain = _largest(bound, lambda part, c=cells: expected_gain(c, cost[part], mean[part], std[part]))
+            if gain <= 0:  # nothing can gain: learn where least is known
+                row = int(np.argmax(np.where(bound < 0, -1.0, std)))
+            bound[row] = -1.0
+            rows.append(row)
+            gains.append(max(gain, 0.0) / whole)
+            held, values = np.append(held, cost[row : row + 1], axis=0), np.append(values, mean[row])
+        return np.array(rows, dtype=np.int64), np.array(gains)
+
+    def _spread(self, count: int) -> Index:
+        """Rows not asked that lie nearest to the centres of k-means over the features of at most 2,000 rows."""
+        from scipy.cluster.vq import kmeans2  # type: ignore[import-untyped,unused-ignore]
+
+        free = np.flatnonzero(~self.asked)
+        sample = self._rng.permutation(free)[:_KMEANS_ROWS]
+        labels = self.features.labels
+        hot = [(labels[:, k, None] == np.unique(labels[:, k])).astype(float) for k in range(labels.shape[1])]
+        x = np.concatenate([self.features.numbers, *hot], axis=1)[sample]
+        std = x.std(axis=0)
+        x = (x - x.mean(axis=0))[:, std > 0] / std[std > 0]
+        if count >= len(sample):
+            return np.asarray(sample[:count])
+        centres, _ = kmeans2(x, count, minit="++", rng=self._rng)
+        chosen: list[int] = []
+        for centre in centres:
+            near = np.argsort(((x - centre) ** 2).sum(axis=1), kind="stable")
+            chosen.append(next(int(i) for i in near if int(i) not in chosen))
+        return np.asarray(sample[chosen])
+
+
+def _largest(bound: Array, evaluate: Callable[[Index], Array]) -> tuple[int, float]:
+    """Index and value of the largest of `evaluate`, whose values never exceed `bound`, which is tightened in place."""
+    order = np.argsort(-bound, kind="stable")
+    best, value = int(order[0]), -1.0
+    for start in range(0, len(order), _CHUNK):
+        part = order[start : start + _CHUNK]
+        part = part[bound[part] >= 0]
+        if not len(part) or bound[part[0]] <= value:
+            break
+        bound[part] = evaluate(part)
+        top = part[int(np.argmax(bound[part]))]
+        if bound[top] > value:
+            best, value = int(top), float(bound[top])
+    return best, value
+
+
+def replay(
+    table: CandidateTable,
+    features: Features,
+    evaluations: int,
+    *,
+    batch_size: int = 10,
+    seed: int = 0,
+    first: int = FIRST,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TableSearch:
+    """Search a table whose quality is known in every row as if it were hidden: rows are revealed as they are asked.
+
+    Raises:
+        SpecError: a row whose quality is not known, or more evaluations than rows.
+    """
+    hidden = int((~table.asked).sum())
+    if hidden:
+        raise SpecError(
+            f"{table.quality.column} is empty in {hidden} of {len(table)} usable rows; a replay needs all of them: leave out "
+            f"--evaluations to get the next batch to train"
+        )
+    if not 1 <= evaluations <= len(table):
+        raise SpecError(f"--evaluations {evaluations}; allowed: 1 to the {len(table)} usable rows of '{table.name}'")
+    from dataclasses import replace
+
+    nothing = replace(table, value=np.full(len(table), np.nan), asked=np.zeros(len(table), dtype=bool))
+    search = TableSearch(nothing, features, seed, first)
+    while len(search.order) < evaluations:
+        left = evaluations - len(search.order)
+        rows = search.ask(min(batch_size if search.order else first, left)).rows[:left]
+        search.tell(rows, table.value[rows])
+        if on_progress is not None:
+            on_progress(len(search.order), evaluations)
+    return search
