@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from codesign.training_run import CurvePoint
 
-__all__ = ["CONFIDENCE", "can_still_win"]
+__all__ = ["CONFIDENCE", "RUNGS", "can_still_win"]
 
 Array = NDArray[np.float64]
 #: Standard deviations of the difference of two runs.
 CONFIDENCE = 2.0
+#: Shares of the steps at which runs are judged.
+RUNGS = (0.2, 0.5)
 
 
 def can_still_win(
@@ -41,14 +43,24 @@ def can_still_win(
         confidence: larger keeps more.
 
     Returns:
-        All True where fewer than three runs or four points tell nothing about the error.
+        False for a run with a loss that is not finite. All others True where fewer than three runs or four points tell nothing about the error.
     """
+    sound = [all(map(_is_number, curve)) for curve in curves]
+    if not all(sound):
+        judged = can_still_win(
+            [curve for curve, ok in zip(curves, sound, strict=True) if ok],
+            [cost for cost, ok in zip(costs, sound, strict=True) if ok],
+            share=share,
+            confidence=confidence,
+        )
+        rest = iter(judged)
+        return [ok and next(rest) for ok in sound]
     n = len(curves)
     known = min((len(curve) for curve in curves), default=0)
     if n < 3 or known < 4:
         return [True] * n
     t = np.log([point.tokens for point in curves[0]][:known])
-    y = np.log([[_loss(point) for point in curve[:known]] for curve in curves])
+    y = np.log([[float(point.valid_loss or 0.0) for point in curve[:known]] for curve in curves])
     half = int(np.searchsorted(t, t[-1] - math.log(2) + 1e-9, side="right"))  # points up to half of the rung
     half = max(half, 2)
     ahead = y[:, -1] + _slope(t, y) * math.log(1 / share)
@@ -67,7 +79,5 @@ def _slope(t: Array, y: Array) -> Array:
     return np.asarray((y[:, first:] @ x) / (x @ x))
 
 
-def _loss(point: CurvePoint) -> float:
-    if point.valid_loss is None or not math.isfinite(point.valid_loss):
-        return math.inf
-    return point.valid_loss
+def _is_number(point: CurvePoint) -> bool:
+    return point.valid_loss is not None and math.isfinite(point.valid_loss) and point.valid_loss > 0

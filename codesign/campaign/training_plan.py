@@ -93,7 +93,7 @@ def training_flop(arch: Architecture, tokens: int, seq_len: int) -> float:
     """
     head = arch.d_model * arch.vocab_size
     attention = seq_len * arch.n_layers * arch.d_query
-    return 6.0 * tokens * (arch.params_active_nonembedding + head + attention)
+    return float(6 * tokens * (arch.params_active_nonembedding + head + attention))
 
 
 def training_pool(
@@ -176,7 +176,7 @@ def plan_training(
 def _bins(counts: Sequence[int], n: int) -> NDArray[np.int64]:
     """Number of the n-th part of the range of ln(count) that each lies in."""
     x = np.log(np.array(counts, dtype=np.float64))
-    return np.minimum((n * (x - x.min()) / max(float(np.ptp(x)), 1e-9)).astype(np.int64), n - 1)
+    return np.asarray(np.minimum(n * (x - x.min()) / max(float(np.ptp(x)), 1e-9), n - 1), dtype=np.int64)
 
 
 class _Sure:

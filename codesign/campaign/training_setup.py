@@ -126,7 +126,7 @@ def build_training(
     """
     folder = (folder if folder is not None else default_folder()).expanduser().absolute()
     encoded = _encoded(data, suffixes, tokenizer, folder)
-    fixed = {"batch_tokens": batch_tokens, "seq_len": seq_len, "dtype": dtype, "seed": choice.seed}
+    fixed: dict[str, Any] = {"batch_tokens": batch_tokens, "seq_len": seq_len, "dtype": dtype, "seed": choice.seed}
     for count in tokens:  # say what is wrong with the recipe before the search for architectures
         Recipe(tokens=count, lr=lr if lr is not None else 1e-3, **fixed)
     what = {

@@ -149,18 +149,17 @@ def train(
 
 def _dtype(asked: str | None, device: str, scheduler: str | None) -> Any:
     from codesign.errors import SpecError
+    from codesign.training.defaults import default_dtype
     from codesign.training.spec import DEVICES
     from codesign.training_run import DTYPES
 
     if device not in DEVICES:
         raise SpecError(f"--device '{device}' is unknown; allowed: {', '.join(DEVICES)}")
-    if asked is not None:
-        if asked not in DTYPES:
-            raise SpecError(f"--dtype '{asked}' is unknown; allowed: {', '.join(DTYPES)}")
-        return asked
-    if device == "cuda" or (device == "auto" and scheduler is None and _has_gpu()):
-        return "bf16"
-    return "fp32"
+    if asked is None:
+        return default_dtype(gpu=device == "cuda" or (device == "auto" and scheduler is None and _has_gpu()))
+    if asked not in DTYPES:
+        raise SpecError(f"--dtype '{asked}' is unknown; allowed: {', '.join(DTYPES)}")
+    return asked
 
 
 def _has_gpu() -> bool:
@@ -180,8 +179,10 @@ def _rungs(text: str | None, halving: bool) -> tuple[float, ...]:
         if text is not None:
             raise SpecError("--rungs goes with --halving")
         return ()
+    from codesign.campaign.training_halving import RUNGS
+
     try:
-        found = tuple(float(part) for part in (text or "0.2,0.5").split(","))
+        found = RUNGS if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
         found = (0.0,)
     if not all(0 < share < 1 for share in found) or list(found) != sorted(set(found)):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from codesign.architecture import Architecture
+from codesign.training_run import DType
 
-__all__ = ["BATCH_TOKENS", "SEQ_LEN", "default_lr", "eval_tokens", "final_eval_tokens"]
+__all__ = ["BATCH_TOKENS", "SEQ_LEN", "default_dtype", "default_lr", "eval_tokens", "final_eval_tokens"]
 
 BATCH_TOKENS, SEQ_LEN = 2048, 128
 
@@ -33,3 +34,11 @@ def eval_tokens(tokens: int) -> int:
 def final_eval_tokens(tokens: int) -> int:
     """Validation tokens of the final loss: a quarter of the training's, which costs a twelfth of it, 16,384 to 524,288."""
     return min(max(tokens // 4, 16_384), 524_288)
+
+
+def default_dtype(*, gpu: bool) -> DType:
+    """bf16 where it pays: on a GPU. On a CPU it costs more than it saves at these sizes: with one thread of an AMD EPYC that has
+    AVX512-BF16 instructions (torch 2.13), a step of 2,048 tokens takes 32 ms against 21 ms in fp32 with 2 layers of width 32, and
+    292 ms against 210 ms with 6 layers of width 112.
+    """
+    return "bf16" if gpu else "fp32"
