@@ -141,12 +141,7 @@ class MLPEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         """Train all members; sets ``weights_`` and ``step_``, returns their outputs (members, rows)."""
         count, generator = len(out), torch.Generator().manual_seed(seed)
         widths = [inputs.shape[1], *self.hidden, 1]
-        weights: list[Any] = []
-        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-            scale = 0.0 if layer == len(widths) - 2 else math.sqrt(2.0 / fan_in)
-            weights.append(scale * torch.randn(count, fan_in, fan_out, generator=generator))
-            bias = torch.randn(count, 1, fan_out, generator=generator) if layer == 0 else None
-            weights.append(torch.zeros(count, 1, fan_out) if bias is None else 0.5 * bias)
+        weights = self._first_weights(widths, count, generator)
         y = torch.as_tensor(target, dtype=torch.float32)
         share = torch.as_tensor(weight, dtype=torch.float32)
         held = torch.as_tensor(out, dtype=torch.float32) * share
@@ -178,15 +173,30 @@ class MLPEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         self.weights_ = [tensor.numpy() for tensor in kept]
         return np.asarray(kept_outputs.numpy(), dtype=np.float64)
 
+    def _first_weights(self, widths: Sequence[int], count: int, generator: Any) -> list[Any]:
+        """Matrix and bias of each layer, members first; the output layer is zero."""
+        weights: list[Any] = []
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+            scale = 0.0 if layer == len(widths) - 2 else math.sqrt(2.0 / fan_in)
+            weights.append(scale * torch.randn(count, fan_in, fan_out, generator=generator))
+            bias = torch.randn(count, 1, fan_out, generator=generator) if layer == 0 else None
+            weights.append(torch.zeros(count, 1, fan_out) if bias is None else 0.5 * bias)
+        return weights
+
 
 def _forward(weights: Sequence[Any], inputs: Any) -> Any:
-    """Outputs (members, rows) of inputs (rows, features)."""
+    """The first output (members, rows) of inputs (rows, features)."""
+    return _outputs(weights, inputs)[..., 0]
+
+
+def _outputs(weights: Sequence[Any], inputs: Any) -> Any:
+    """All outputs (members, rows, outputs)."""
     hidden = inputs.expand(weights[0].shape[0], *inputs.shape)
     for layer in range(0, len(weights), 2):
         hidden = torch.baddbmm(weights[layer + 1], hidden, weights[layer])
         if layer < len(weights) - 2:
             hidden = torch.nn.functional.silu(hidden)
-    return hidden[..., 0]
+    return hidden
 
 
 class _OneThread:
