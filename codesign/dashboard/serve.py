@@ -62,7 +62,7 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(settings: Settings, on_ready: Callable[[str], object]) -> None:
-    """Serve until Ctrl-C or SIGTERM; a search that was started from a page is stopped too.
+    """Serve until Ctrl-C, SIGTERM or the end of the terminal; a search that was started from a page is stopped too.
 
     Args:
         on_ready: called with the address once it answers.
@@ -83,7 +83,10 @@ def serve(settings: Settings, on_ready: Callable[[str], object]) -> None:
     listening = _bind(settings)
     port = listening.getsockname()[1]
     app = make_app(settings, port=port)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal too, unless nohup asked for the opposite
+        kind = getattr(signal, name, None)
+        if kind is not None and signal.getsignal(kind) is not signal.SIG_IGN:
+            signal.signal(kind, _interrupt)
     try:
         server = make_server(settings.host, port, app, threaded=True, fd=listening.fileno(), request_handler=_handler())
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -133,6 +136,9 @@ def _handler() -> Any:
     log = logging.getLogger("codesign.dashboard")
 
     class Handler(WSGIRequestHandler):  # type: ignore[misc]
+        def version_string(self) -> str:
+            return "codesign"  # versions are nobody's business
+
         def log(self, type: str, message: str, *args: Any) -> None:
             log.debug(f"%s {message.rstrip()}", self.address_string(), *args)
 

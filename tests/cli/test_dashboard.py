@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def status(address: str, **headers: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_answers_and_ends_cleanly(tmp_path: Path, kind: signal.Signals) -> None:
     with serving(tmp_path) as (process, address):
         assert address.startswith("http://127.0.0.1:")
@@ -58,6 +59,36 @@ def test_it_answers_and_ends_cleanly(tmp_path: Path, kind: signal.Signals) -> No
         process.send_signal(kind)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0 and out == "stopped\n" and err == ""
+
+
+def test_a_search_that_was_started_ends_with_it(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, address):
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        form = opener.open(f"{address}search", timeout=60).read().decode()
+        token = re.search(r'name="csrf" value="([^"]+)"', form)
+        assert token is not None
+        asked = {
+            "csrf": token[1],
+            "device": "orin",
+            "latency": "20ms",
+            "solver": "heuristic",
+            "evaluations": "1000000000",
+            "name": "long",
+        }
+        with opener.open(f"{address}search", urllib.parse.urlencode(asked).encode(), timeout=60) as answer:
+            assert answer.url == f"{address}search/1"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.exists():
+            pytest.skip("no /proc here to see the search in")
+        every = [
+            child
+            for task in Path(f"/proc/{process.pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+        assert len(every) == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+        assert not Path(f"/proc/{every[0]}").exists()
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:

@@ -70,18 +70,20 @@
   }
 
   // ---- what is under way is asked for again, unless someone is using it or looks elsewhere --------------------------
-  let failures = 0;
+  let failures = 0, took = 0; // milliseconds of the last answer: a slow one is asked for less often
   async function refresh() {
     const live = document.getElementById("live");
     const seconds = Number(live && live.dataset.refresh);
     if (!seconds) return;
-    await new Promise((wake) => setTimeout(wake, 1000 * seconds * (1 + failures)));
+    await new Promise((wake) => setTimeout(wake, Math.max(1000 * seconds, 10 * took) * (1 + failures)));
     if (!document.hidden && !live.contains(document.activeElement)) {
+      const begun = performance.now();
       try {
         const answer = await fetch(location.href, { credentials: "same-origin" });
         const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("live");
         if (answer.ok && fresh) replace(live, fresh);
         failures = 0;
+        took = performance.now() - begun;
       } catch { failures = Math.min(failures + 1, 10); }
     }
     refresh();
