@@ -64,6 +64,8 @@ def fit(
         raise SpecError(
             f"{given[0]} chooses among runs of the store; with --from FILE choose with --where COLUMN=VALUE"
         )
+    import codesign.predictors.fitted_model  # noqa: F401  # says which extra is missing
+
     names = _predictors(predictors)
     if from_file is not None:
         from codesign.predictors.loss_table import read_loss_table

@@ -49,8 +49,10 @@ def stored_table(
                 if not known:
                     raise SpecError(f"no training runs yet in {opened.name}; {_FILL}")
                 raise UnknownNameError.near("campaign", name, known, "See 'codesign train --list'.")
-        runs = opened.find_runs(campaign=campaigns or None, data=data, tokenizer=tokenizer)
+        runs = opened.find_runs(campaign=campaigns or None, tokenizer=tokenizer)
         place = opened.name
+    if data is not None:  # the standard library's text carries its version: stdlib is python-3.12.1-stdlib
+        runs = [run for run in runs if run.data == data or run.data.endswith(f"-{data}")]
     for condition in where:
         runs = [run for run in runs if _meets(run, condition)]
     if not runs:
@@ -132,7 +134,9 @@ def _counts(found: Counter[Any]) -> str:
 
 
 def _table(runs: Sequence[TrainingRun], excluded: dict[str, int], group: Sequence[str]) -> LossTable:
-    from codesign.predictors.loss_table import LossTable, pd
+    import pandas as pd
+
+    from codesign.predictors.loss_table import LossTable
     from codesign.store import runs_csv
 
     ordered = sorted(runs, key=lambda run: run.key)  # whatever the order in which they ended
