@@ -213,7 +213,7 @@ def picture(review: Review) -> Any:
         draw_closed_forms(review, figure)
         return figure
     figure = Figure(figsize=(18, 7.5), dpi=120, layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.0, 1.15))
-    draw_regions(review, left.subplots())
-    draw_closed_forms(review, right)
+    panels: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.15))
+    draw_regions(review, panels[0].subplots())
+    draw_closed_forms(review, panels[1])
     return figure

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
+from codesign.report.once import once
 from codesign.report.review import Review
 from codesign.report.rules import FLAT, MOVES, SWEEP, Rule, rules_of
 from codesign.report.section import Section, column, render_template, significant, static_text
@@ -16,7 +16,7 @@ __all__ = ["build", "draw_rules", "picture"]
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#6e7781"
 
 
-@lru_cache(maxsize=2)
+@once
 def found_rules(review: Review) -> list[Rule]:
     """The rules, once for the page and its picture."""
     return rules_of(review)

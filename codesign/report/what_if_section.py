@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
+from codesign.report.once import once
 from codesign.report.review import Review
 from codesign.report.section import Section, render_template, significant, static_text
 from codesign.report.what_if import Alternative, Choice, Pool, Stair, alternatives, design_at, pool_of, time_key
@@ -22,7 +22,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "D", "s", "^", "P", "X")
 
 
-@lru_cache(maxsize=2)
+@once
 def scored(review: Review) -> tuple[Pool, list[Alternative]]:
     """The pool and every device, once for the page and its picture."""
     pool = pool_of(review)
