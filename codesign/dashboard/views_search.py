@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from flask import abort, redirect, render_template, request, url_for
@@ -23,9 +24,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def form() -> str:
-    """The form, filled from a run where one is named."""
-    source = _source(request.args.get("from", ""))
-    filled = _prefilled(source)
+    """The form, filled from a run (``from``) or from a search that was started here (``again``) where one is named."""
+    source, filled = _prefilled(request.args)
     return _page(filled.values, filled, source, {})
 
 
@@ -33,8 +33,7 @@ def start() -> Any:
     """Start what the form asks for, or show what is wrong with it."""
     if not state().settings.local:
         abort(403, description="searches start from this machine only; see the terminal of the dashboard")
-    source = _source(request.form.get("from", ""))
-    filled = _prefilled(source)
+    source, filled = _prefilled(request.form)
     values = {f.name: request.form.get(f.name, "") for f in FIELDS}
     wanted = request.form.get("name", "").strip()
     errors: dict[str, str] = {}
@@ -91,8 +90,12 @@ def _source(name: str) -> RunSummary | None:
     return found
 
 
-def _prefilled(source: RunSummary | None) -> Prefilled:
-    return from_command(source.command if source else ())
+def _prefilled(asked: Mapping[str, str]) -> tuple[RunSummary | None, Prefilled]:
+    again = asked.get("again", "")
+    if again.isdecimal():
+        return None, from_command(["codesign", "search", *_job(int(again)).arguments])
+    source = _source(asked.get("from", ""))
+    return source, from_command(source.command if source else ())
 
 
 def _job(number: int) -> Job:

@@ -195,7 +195,10 @@ def test_a_search_runs_and_its_run_appears(browser: Browser) -> None:
 def test_a_search_that_fails_shows_its_line(browser: Browser) -> None:
     browser.post("/search", {**ASKED, "latency": "1us"})
     text = wait(browser, "failed", "/search/1")
-    assert "error: " in text and "Open the run" not in text
+    assert "error: no design meets the budget" in text and "Open the run" not in text
+    again = browser.text("/search?again=1")
+    assert 'value="1us"' in again and 'name="again" value="1"' in again
+    browser.text("/search?again=7", 404)
 
 
 def test_a_search_can_be_stopped(browser: Browser) -> None:

@@ -21,11 +21,11 @@
     for (const element of $("[data-chart]")) {
       const chart = JSON.parse(document.getElementById(element.dataset.chart).textContent);
       const style = getComputedStyle(root), colour = (name) => style.getPropertyValue(name).trim();
-      const axis = (title, log) => ({ title: { text: title, standoff: 6 }, type: log ? "log" : "linear", gridcolor: colour("--line"), zeroline: false,
-        linecolor: colour("--line"), automargin: true, ...(log ? { dtick: "D2", tickformat: "~s" } : {}) });
+      const axis = (title, log, format) => ({ title: { text: title, standoff: 6 }, type: log ? "log" : "linear", gridcolor: colour("--line"), zeroline: false,
+        linecolor: colour("--line"), automargin: true, ...(log ? { dtick: "D2", tickformat: format } : {}) });
       const layout = {
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 50, r: 10, t: 10, b: 40 }, hovermode: "closest",
-        font: { family: style.fontFamily, size: 12, color: colour("--ink") }, xaxis: axis(chart.x, chart.x_log), yaxis: axis(chart.y, chart.y_log),
+        font: { family: style.fontFamily, size: 12, color: colour("--ink") }, xaxis: axis(chart.x, chart.x_log, "~s"), yaxis: axis(chart.y, chart.y_log, "~g"),
         showlegend: true, legend: { font: { size: 11 }, maxheight: 0.9 }, uirevision: "kept",
         hoverlabel: { bgcolor: colour("--panel"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
       };
