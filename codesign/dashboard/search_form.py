@@ -160,7 +160,7 @@ FIELDS: tuple[Field, ...] = (
           hint=", ".join(OBJECTIVES)),
     Field(name="solver", title="Solver", group="Search", default="auto", choices=("auto", "exact", "heuristic"),
           check=_only("solver", "auto", "exact", "heuristic")),
-    Field(name="evaluations", title="Evaluations", group="Search", default="20000", check=_whole(1, "evaluations"),
+    Field(name="evaluations", title="Evaluations", group="Search", example="20000", check=_whole(1, "evaluations"),
           hint="of the heuristic solver"),
     Field(name="calibration", title="Calibration file", group="Search", hint="empty: the one that ships with codesign",
           check=_named("calibration", _only("calibration"))),

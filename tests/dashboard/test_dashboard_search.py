@@ -20,7 +20,7 @@ ASKED = {"device": "orin", "latency": "15ms", "space": "paper", "precision": "fp
 
 
 def test_every_field_is_an_option_of_the_command_with_its_default() -> None:
-    """So that what the form leaves out is what the command takes."""
+    """A default that the form shows is the one that the command takes; an empty field is left to the command."""
     search = typer.main.get_command(app).commands["search"]  # type: ignore[attr-defined]
     options = {
         name.removeprefix("--"): option for option in search.params for name in option.opts if name.startswith("--")
@@ -30,7 +30,7 @@ def test_every_field_is_an_option_of_the_command_with_its_default() -> None:
         if field.flag:
             assert default is False
         else:
-            assert field.default == ("" if default is None else str(default)), field.name
+            assert field.default in ("", str(default)), field.name
 
 
 def test_a_run_fills_the_form() -> None:
