@@ -80,7 +80,7 @@ def _design(review: Review, pool: Pool, at: tuple[int, int]) -> list[Any]:
     _, _, loss, own = pool.groups[at[0]]
     name = review.frontier.candidates[int(own[at[1]])].name if own[at[1]] >= 0 else ""
     return [
-        significant(float(loss[at[1]]), 5), precision, arch.n_layers, arch.d_model, arch.n_heads, arch.n_kv_heads, arch.d_head,
+        significant(float(loss[at[1]]), 6), precision, arch.n_layers, arch.d_model, arch.n_heads, arch.n_kv_heads, arch.d_head,
         arch.n_experts, arch.n_active_experts, arch.d_ff_expert if arch.n_experts else arch.d_ff, name,
     ]  # fmt: skip
 
