@@ -15,7 +15,9 @@ __all__ = ["search"]
 
 
 def search(
-    device: Annotated[str, typer.Option("--device", "-d", help="Device name, alias (orin) or device file.")],
+    device: Annotated[
+        str | None, typer.Option("--device", "-d", help="Device name, alias (orin) or device file.")
+    ] = None,
     latency: Annotated[str | None, typer.Option(help="Bound on the time per generated token, such as 20ms.")] = None,
     ttft: Annotated[str | None, typer.Option(help="Bound on the time to first token, such as 500ms.")] = None,
     e2e: Annotated[str | None, typer.Option(help="Bound on the whole request, such as 2s.")] = None,
@@ -63,7 +65,16 @@ def search(
         bool, typer.Option("--allow-extrapolation", help="Keep designs outside the loss law's data.")
     ] = False,
     solver: Annotated[str, typer.Option(help="auto, exact or heuristic.")] = "auto",
-    evaluations: Annotated[int, typer.Option(help="Evaluations of the heuristic solver.")] = 20_000,
+    prune: Annotated[
+        float | None,
+        typer.Option(help="Drop up to this share of the axis values first, such as 0.3: boosted trees say which."),
+    ] = None,
+    evaluations: Annotated[
+        int | None,
+        typer.Option(
+            help="Evaluations of the heuristic solver, 20,000 by default; with --table: replay with this many trainings."
+        ),
+    ] = None,
     calibration: Annotated[str | None, typer.Option(help="Another calibration file.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
     out: Annotated[str | None, typer.Option(help="Folder of the run; default: results/<device>-<budget>-<id>.")] = None,
@@ -71,13 +82,81 @@ def search(
         bool, typer.Option("--json", help="Print the frontier as JSON Lines instead of the table.")
     ] = False,
     plot: Annotated[bool, typer.Option(help="Write pareto.png.")] = True,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            help="CSV of candidates instead of a device: costs known, quality empty until a model is trained."
+        ),
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="With --table: the column that training shows, such as accuracy:max or loss:min.")
+    ] = None,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(help="With --table: one or two known columns to minimise (COLUMN:max: maximise)."),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="With --table: columns to predict from, * matches; default: all complete ones."),
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="With --table: columns not to predict from.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="With --table: number columns that are labels, not amounts.")
+    ] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option(
+            help="With --table: columns eij are a cell's edges, such as none=0,layers=2+3: count along its paths."
+        ),
+    ] = None,
+    least: Annotated[
+        list[str] | None, typer.Option("--min", help="With --table: rows below COLUMN=NUMBER do not count.")
+    ] = None,
+    most: Annotated[
+        list[str] | None, typer.Option("--max", help="With --table: rows above COLUMN=NUMBER do not count.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="With --table: rows to train at once.")] = 10,
 ) -> None:
     """Find the Pareto frontier of decoder architectures for a device and a budget.
 
     Give at least one bound. Writes frontier.jsonl, frontier.csv, pareto.png and a config.json for each design.
+    With --table: say which candidates of a CSV to train next (ask.csv), or replay that where all are trained.
 
     Example: codesign search --device orin --latency 20ms --baseline qwen2.5-0.5b
+
+    Example: codesign search --table mine.csv --quality accuracy:max --cost latency_ms
     """
+    if table is not None:
+        from codesign.cli.search_table import TableOptions, search_table
+
+        budgets = {
+            "--device": device, "--latency": latency, "--ttft": ttft, "--e2e": e2e, "--memory": memory, "--energy": energy,
+            "--power": power, "--params": params, "--prune": prune,
+        }  # fmt: skip
+        TableOptions.refuse([name for name, given in budgets.items() if given is not None])
+        search_table(
+            TableOptions(
+                table,
+                quality,
+                cost,
+                features,
+                ignore,
+                labels,
+                cell,
+                least,
+                most,
+                evaluations,
+                batch_size,
+                seed,
+                out,
+                as_json,
+                plot,
+            )
+        )
+        return
+    if device is None:
+        raise typer.BadParameter("missing; such as --device orin, or --table FILE for a table", param_hint="'--device'")
+    evaluations = 20_000 if evaluations is None else evaluations
     from pathlib import Path
 
     from codesign import units
@@ -140,6 +219,11 @@ def search(
     )
     folder = Path(out) if out else Path("results") / _run_name(problem, engine_name, budget, models, seed)
     check_folder(folder)
+    pruned = None
+    if prune is not None:
+        from codesign.search.prune import prune_for_search
+
+        problem, pruned = prune_for_search(problem, prune, solver, seed)
     frontier = _with_progress(
         lambda on_progress, state: run_search(
             problem, baselines=models, seed=seed, solver=solver, evaluations=evaluations, on_progress=on_progress,
@@ -148,6 +232,7 @@ def search(
         folder,
         problem.space.size,
     )  # fmt: skip
+    frontier = pruned.note(frontier) if pruned is not None else frontier
     write_run(frontier, folder, plot=plot)
     if as_json:
         print(frontier.to_jsonl(), end="")

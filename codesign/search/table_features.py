@@ -127,7 +127,7 @@ def cell_features(edges: dict[str, list[str]], cell: Cell) -> dict[str, Array]:
         edges: Column eij -> the operation of each row, as text. cell: What operations mean.
 
     Returns:
-        Name -> (rows,): how many paths live (``paths``), the longest, with k layers in all (``paths_k_layers``); of each
+        ``cell:NAME`` -> (rows,), without constants: how many paths live (``paths``), the longest, with k layers in all (``paths_k_layers``); of each
         operation o: edges on living paths (``o_edges``), its count summed over paths and the most on one path (``o_sum``, ``o_most``),
         paths that have it (``o_paths``), and the same for layers together; whether a path has no layer, and whether it has skips
         or whatever the other operations are alone (``o_only``).
@@ -138,7 +138,7 @@ def cell_features(edges: dict[str, list[str]], cell: Cell) -> dict[str, Array]:
     Example:
         >>> two = {"e01": ["conv", "none"], "e02": ["skip", "skip"], "e12": ["conv", "conv"]}
         >>> found = cell_features(two, Cell("none", ("conv",)))
-        >>> found["paths"].tolist(), found["layers_most"].tolist(), found["paths_2_layers"].tolist()
+        >>> found["cell:paths"].tolist(), found["cell:layers_most"].tolist(), found["cell:paths_2_layers"].tolist()
         ([2.0, 1.0], [2.0, 0.0], [1.0, 0.0])
     """
     ends = {(int(name[1]), int(name[2])): np.array(texts) for name, texts in edges.items()}

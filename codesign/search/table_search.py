@@ -3,16 +3,15 @@
 1. The first batch covers the features: the rows nearest to the centres of k-means.
 2. A surrogate (`table_model`) is fitted to what was asked. Qualities worse than the reference are cut to it: they cannot gain, so how
    much worse they are must not bend the surrogate.
-3. The reference: quality, the worse of the median of the first batch and 10 % beyond the observed front; cost, 10 % beyond the dearest
-   row that is on the front if every row turns out one standard deviation better than predicted. A reference taken from the observed
-   front alone never looks at rows dearer than what is already found.
+3. The reference: cost, 1 % of the range beyond the dearest row; quality, the worse of the median of the first batch and 10 % beyond the observed front. A cost
+   reference taken from the observed front never looks at rows dearer than what is already found.
 4. Rows are asked one after the other by expected gain (`table_gain`); a row that was picked counts as found with its predicted
    quality until it is known (Kriging believer, Ginsbourger et al. 2010), so a batch spreads along the front.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +23,7 @@ from codesign.search.table import CandidateTable
 from codesign.search.table_features import Features
 from codesign.search.table_gain import cells_of, expected_gain
 from codesign.search.table_model import MIN_ROWS, TableModel
-from codesign.search.table_score import front_of, objectives_of
+from codesign.search.table_score import front_of
 
 __all__ = ["Ask", "TableSearch", "replay"]
 
@@ -32,8 +31,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
 FIRST = 20
-_OPTIMISM = 1.0
 _BEYOND = 0.1
+_DEAREST = 0.01  # so that the dearest row can gain, too
 _CHUNK = 512
 _KMEANS_ROWS = 2000
 
@@ -62,17 +61,23 @@ class TableSearch:
 
     Args:
         table: Its `value` and `asked` are what is known at the start. features: Of its rows. seed: Of everything random.
-        first: Rows of the first batch, where fewer than `MIN_ROWS` count.
+        first: Rows of the first batch. order: The rows that are known at the start in their order; None: the table's.
 
     Attributes:
         order: Rows in the order in which they were asked, those known at the start first.
     """
 
-    def __init__(self, table: CandidateTable, features: Features, seed: int = 0, first: int = FIRST) -> None:
+    def __init__(
+        self,
+        table: CandidateTable,
+        features: Features,
+        seed: int = 0,
+        first: int = FIRST,
+        order: Sequence[int] | None = None,
+    ) -> None:
         self.table, self.features, self.first = table, features, first
         self.value, self.asked = table.value.copy(), table.asked.copy()
-        self.order = np.flatnonzero(self.asked).tolist()
-        self._early = list(self.order)
+        self.order = [int(row) for row in (np.flatnonzero(self.asked) if order is None else order)]
         self._rng = np.random.default_rng(seed)
         self._model = TableModel(features, seed)
 
@@ -83,7 +88,7 @@ class TableSearch:
             return Ask(self._spread(min(max(count, MIN_ROWS), int((~self.asked).sum()))))
         model = self._fit()
         mean, std = model.predict()
-        reference = self._reference(mean, std)
+        reference = self._reference()
         rows, gain = self._pick(mean, std, reference, count)
         return Ask(rows, mean, std, gain, reference, model.used, dict(model.scores))
 
@@ -98,8 +103,6 @@ class TableSearch:
                 raise SpecError(f"row {self.table.line[row]} was told twice")
             self.asked[row], self.value[row] = True, found
             self.order.append(int(row))
-        if len(self._early) < MIN_ROWS:
-            self._early += [int(row) for row in rows]
 
     def front(self) -> Index:
         """The frontier of what was asked, by first cost."""
@@ -111,7 +114,7 @@ class TableSearch:
             return Ask(np.empty(0, dtype=np.int64))
         model = self._fit()
         mean, std = model.predict()
-        return Ask(np.empty(0, np.int64), mean, std, None, self._reference(mean, std), model.used, dict(model.scores))
+        return Ask(np.empty(0, np.int64), mean, std, None, self._reference(), model.used, dict(model.scores))
 
     def _counting(self) -> Index:
         rows = np.array(self.order, dtype=np.int64)
@@ -123,24 +126,15 @@ class TableSearch:
 
     def _worst(self) -> float:
         """Reference of the quality; fmin with it also takes the place of nan."""
-        early = np.array(self._early, dtype=np.int64)
+        early = np.array(self.order[: self.first], dtype=np.int64)
         known = self.value[early][self.table.allowed(self.value[early])]
         front = self.value[self.front()]
         beyond = front.max() + _BEYOND * np.ptp(front)
         return float(max(beyond, np.median(known))) if len(known) else float(beyond)
 
-    def _reference(self, mean: Array, std: Array) -> Array:
-        worst = self._worst()
-        hoped = np.where(self.asked, self.value, mean - _OPTIMISM * std)
-        hopeful = np.flatnonzero((~self.asked & (hoped < worst)) | (self.asked & self.table.allowed(self.value)))
-        from codesign.search.front import Front
-
-        front = Front(self.table.cost.shape[1] + 1)
-        front.add(objectives_of(self.table, hoped)[hopeful], hopeful)
-        cost = front.points[:, :-1]
-        span = np.ptp(cost, axis=0)
-        span = np.where(span > 0, span, np.maximum(np.ptp(self.table.cost, axis=0), 1e-12))
-        return np.append(cost.max(axis=0) + _BEYOND * span, worst)
+    def _reference(self) -> Array:
+        cost = self.table.cost
+        return np.append(cost.max(axis=0) + _DEAREST * np.ptp(cost, axis=0), self._worst())
 
     def _pick(self, mean: Array, std: Array, reference: Array, count: int) -> tuple[Index, Array]:
         """Greedy: each time the row of the largest expected gain; gains only shrink as others are picked, so old ones are bounds."""
