@@ -27,14 +27,14 @@ codesign.sections.frontier = (root, data, page) => {
     const right = ["top right", "bottom right", "top left", "bottom left"], left = ["top left", "bottom left", "top right", "bottom right"], out = new Array(list.length).fill(right[0]);
     const xs = designs.map((d) => value(d, x)), span = Math.max(...xs) - Math.min(...xs) || 1, ys = list.map((d) => value(d, y)), tall = Math.max(...ys) - Math.min(...ys) || 1;
     list.forEach((d, i) => {
-      const taken = new Set(list.slice(0, i).map((o, j) => [o, out[j]]).filter(([o]) => Math.abs(value(o, x) - value(d, x)) < 0.22 * span && Math.abs(value(o, y) - value(d, y)) < 0.09 * tall).map(([, side]) => side));
+      const taken = new Set(list.slice(0, i).map((o, j) => [o, out[j]]).filter(([o]) => Math.abs(value(o, x) - value(d, x)) < 0.22 * span && Math.abs(value(o, y) - value(d, y)) < 0.06 * tall).map(([, side]) => side));
       const sides = value(d, x) > Math.max(...xs) ? left : right;
       out[i] = sides.find((side) => !taken.has(side)) ?? sides[0];
     });
     return out;
   }
   function figure(t) {
-    const { x, y } = state, traces = [], kind = many ? "scattergl" : "scatter";
+    const { x, y } = state, traces = [];
     const complete = data.complete.length === 1 && data.complete[0] === x;
     const sorted = designs.slice().sort((a, b) => value(a, x) - value(b, x));
     if (state.intervals && complete && sorted.length > 1) {
@@ -48,10 +48,10 @@ codesign.sections.frontier = (root, data, page) => {
     groups.forEach((group, k) => {
       const list = designs.filter((d) => groupOf(d) === group);
       const bars = state.intervals && list.length <= 400;
-      traces.push({ type: kind, mode: "markers", name: `${group} (${list.length})`, x: list.map((d) => value(d, x)), y: list.map((d) => value(d, y)),
+      traces.push({ type: "scatter", mode: "markers", name: `${group} (${list.length})`, x: list.map((d) => value(d, x)), y: list.map((d) => value(d, y)),
         customdata: list.map((d) => d.name), text: list.map(hover), hovertemplate: "%{text}<extra></extra>",
         marker: { size: many ? 5 : 8, color: t.series[k % t.series.length], symbol: t.symbols[k % t.symbols.length], line: { width: many ? 0 : 1, color: t.paper },
-          opacity: list.map((d) => (!page.kept || page.kept.has(d.name) ? 1 : 0.12)) },
+          opacity: page.kept ? list.map((d) => (page.kept.has(d.name) ? 1 : 0.12)) : 1 },
         error_x: bars ? { ...errors(list, x, faint(t.series[k % t.series.length])), thickness: 0.8, width: 0 } : undefined,
         error_y: bars && !complete ? { ...errors(list, y, faint(t.series[k % t.series.length])), thickness: 0.8, width: 0 } : undefined });
     });
@@ -73,10 +73,6 @@ codesign.sections.frontier = (root, data, page) => {
       customdata: shownKnown.map((d) => d.name), hovertext: shownKnown.map(hover), hovertemplate: "%{hovertext}<extra></extra>",
       marker: { size: 11, symbol: "star", color: t.orange, line: { width: 1, color: t.ink } },
       error_y: state.intervals ? { ...errors(shownKnown, y, t.orange), thickness: 0.8 } : undefined });
-    const chosen = page.selected ? [page.design(page.selected)].filter((d) => x in d.values) : [];
-    if (chosen.length) traces.push({ type: "scatter", mode: "markers", name: `chosen: ${escape(chosen[0].name)}`, x: [value(chosen[0], x)], y: [value(chosen[0], y)],
-      hoverinfo: "skip", marker: { size: 17, symbol: "circle-open", color: t.vermillion, line: { width: 2.5 } },
-      error_x: errors(chosen, x, t.vermillion, 1.6), error_y: errors(chosen, y, t.vermillion, 1.6) });
     const bound = data.budget[x] ?? (x === "memory_B" ? data.memory_B : undefined);
     const label = data.budget[x] ? `budget ${format.metric(x, bound)}` : `free on the device ${format.metric(x, bound)}`;
     const xs = designs.map((d) => value(d, x)), ys = designs.map((d) => value(d, y)), lows = designs.map((d) => end(d, y, "low"));
@@ -85,13 +81,25 @@ codesign.sections.frontier = (root, data, page) => {
     const range = state.log ? [Math.log10(low * 0.85), Math.log10(high * 1.3)] : [Math.max(0, low - 0.08 * (high - low)), high + 0.14 * (high - low)];
     const near = shownKnown.filter((d) => value(d, x) <= (state.log ? 10 ** range[1] : range[1])).map((d) => value(d, y));
     const bottom = Math.min(...lows, ...near), top = Math.max(...ys, ...near), pad = 0.05 * (top - bottom || 1);
-    const shapes = [], annotations = [];
+    fixed = { shapes: [], annotations: [] };
     if (edge) {
-      shapes.push({ type: "line", x0: edge, x1: edge, y0: 0, y1: 1, yref: "paper", line: { color: t.vermillion, width: 1.5, dash: "dash" } });
-      annotations.push({ x: state.log ? Math.log10(edge) : edge, y: 1, yref: "paper", text: label, showarrow: false, xanchor: "right", yanchor: "top", textangle: -90, font: { color: t.vermillion, size: 12 } });
+      fixed.shapes.push({ type: "line", x0: edge, x1: edge, y0: 0, y1: 1, yref: "paper", line: { color: t.vermillion, width: 1.5, dash: "dash" } });
+      fixed.annotations.push({ x: state.log ? Math.log10(edge) : edge, y: 1, yref: "paper", text: label, showarrow: false, xanchor: "right", yanchor: "top", textangle: -90, font: { color: t.vermillion, size: 12 } });
     }
     return { data: traces, layout: { xaxis: { title: { text: axisTitle(x) }, type: state.log ? "log" : "linear", range }, yaxis: { title: { text: y === "loss" ? "predicted training loss, nats per token" : "predicted perplexity" }, range: [bottom - pad, top + pad] },
-      shapes, annotations, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5 } }, margin: { l: 62, r: 16, t: 56, b: 50 }, uirevision: `${x}${y}${state.log}` } };
+      ...marked(t), legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5 } }, margin: { l: 62, r: 16, t: 56, b: 50 }, uirevision: `${x}${y}${state.log}` } };
+  }
+  /** Ring, intervals and name of the chosen design, and the budget: moved without drawing the points again. */
+  let fixed = { shapes: [], annotations: [] };
+  function marked(t) {
+    const d = page.selected ? page.design(page.selected) : null, { x, y } = state;
+    if (!d || !(x in d.values)) return fixed;
+    const line = { color: t.vermillion, width: 1.8 }, px = value(d, x), py = value(d, y);
+    const shapes = [{ type: "circle", xref: "x", yref: "y", xsizemode: "pixel", ysizemode: "pixel", xanchor: px, yanchor: py, x0: -9, x1: 9, y0: -9, y1: 9, line: { ...line, width: 2.5 } },
+      { type: "line", xref: "x", yref: "y", x0: end(d, x, "low"), x1: end(d, x, "high"), y0: py, y1: py, line },
+      { type: "line", xref: "x", yref: "y", x0: px, x1: px, y0: end(d, y, "low"), y1: end(d, y, "high"), line }];
+    const name = { x: state.log ? Math.log10(px) : px, y: py, text: `<b>${escape(d.name)}</b>`, showarrow: false, xanchor: "left", yanchor: "bottom", xshift: 9, yshift: 7, font: { color: t.vermillion, size: 12 }, bgcolor: t.dark ? "rgba(15,20,25,.75)" : "rgba(255,255,255,.75)", borderpad: 1 };
+    return { shapes: [...fixed.shapes, ...shapes], annotations: [...fixed.annotations, name] };
   }
   const element = q("plot");
   const chart = page.plot(element, figure, { label: `Frontier: predicted loss against ${page.metricTitle(state.x)} of ${designs.length} designs, with ${known.length} known models. Arrow keys move along the designs; a table follows.` });
@@ -214,7 +222,8 @@ codesign.sections.frontier = (root, data, page) => {
   page.onSelect((design) => {
     details(design);
     breakdownTables(design);
-    chart.update();
+    if (chart.drawn && !chart.dirty) Plotly.relayout(element, marked(page.theme));
+    else chart.update();
     for (const table of Object.values(tables)) table.mark(design.name);
   });
   page.onFilter(() => chart.update());

@@ -330,12 +330,15 @@ window.codesign = (() => {
       if (link) page.select(link.dataset.select, { scroll: true });
     });
     themeChanged();
-    for (const [key, data] of Object.entries(raw.sections)) {
-      const root = byId(key);
-      if (root && sections[key]) sections[key](root, data, page);
-    }
-    if (page.facts.best) page.select(page.facts.best);
-    document.documentElement.dataset.ready = "true";
+    if (page.facts.best) page.selected = page.facts.best;
+    const waiting = Object.entries(raw.sections).filter(([key]) => byId(key) && sections[key]);
+    (function next() {  // the first section at once, the others one by one as the browser finds time to draw
+      const entry = waiting.shift();
+      if (entry) sections[entry[0]](byId(entry[0]), entry[1], page);
+      if (waiting.length && !printing) setTimeout(next, 0);
+      else if (waiting.length) next();
+      else document.documentElement.dataset.ready = "true";
+    })();
   }
   return { sections, page, start };
 })();

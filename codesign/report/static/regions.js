@@ -202,7 +202,7 @@ codesign.sections.regions = (root, data, page) => {
       return;
     }
     const m = map, key = tight[best] >= 0 ? active[tight[best]].key : null;
-    const named = page.designs.find((d) => designsOn(m).some((o) => o.d === d && o.j === best % m.nx && o.i === Math.floor(best / m.nx)));
+    const named = designsOn(m).find((o) => o.j === best % m.nx && o.i === Math.floor(best / m.nx))?.d;
     q("answer").innerHTML = `<strong>loss ${format.metric("loss", m.grids.loss[best])}</strong> at ${escape(cellText(m, best))}${named ? ` (<button type="button" class="link" data-select="${escape(named.name)}">${escape(named.name)}</button>)` : ""}.` +
       (key ? ` The tightest budget there is <strong>${escape(short[key])}</strong>, ${format.percent(used[best]).replace(" ", "\u00a0")} used.` : "");
     const gain = (k, factor) => {
