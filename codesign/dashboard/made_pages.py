@@ -30,8 +30,8 @@ class MadePages:
         report = self.folders.file(name, REPORT)
         if report is None:
             return "none"
-        sources = [path for source in _SOURCES if (path := self.folders.file(name, source)) is not None]
-        return "ready" if report.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in sources) else "old"
+        sources = (self.folders.file(name, source) for source in _SOURCES)
+        return "ready" if _written_ns(report) >= max(_written_ns(path) for path in sources) else "old"
 
     def report(self, name: str) -> Path:
         """The run's report, made now if it is missing or older than the run.
@@ -70,6 +70,14 @@ class MadePages:
         if folder is None:
             raise NotHere(f"no run '{name}' in {self.folders.root}")
         return folder
+
+
+def _written_ns(path: Path | None) -> int:
+    """When a file was written; 0 for one that is not there, or not any more."""
+    try:
+        return path.stat().st_mtime_ns if path is not None else 0
+    except OSError:
+        return 0
 
 
 def _make(folder: Path, made_with: Prefilled) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from codesign.dashboard.run_summary import RunSummary, summarise
 from codesign.errors import SchemaError, UnknownNameError
 
-__all__ = ["BrokenRun", "NotHere", "RunFolders", "RunList", "inside", "is_plain"]
+__all__ = ["FRONTIER", "BrokenRun", "NotHere", "RunFolders", "RunList", "inside", "is_plain"]
 
 FRONTIER = "frontier.jsonl"
 
@@ -88,7 +88,7 @@ class RunFolders:
         for name in self._names():
             path = inside(self.root, name, FRONTIER)
             if path is None or not self._is_folder(name):
-                outside += (self.root / name / FRONTIER).exists() if is_plain(name) else 1
+                outside += os.path.exists(self.root / name / FRONTIER) if is_plain(name) else 1
                 continue
             found = self._summary(name, path)
             if isinstance(found, RunSummary):
@@ -136,7 +136,10 @@ class RunFolders:
             return False
 
     def _summary(self, name: str, path: Path) -> RunSummary | BrokenRun:
-        facts = path.stat()
+        try:
+            facts = path.stat()
+        except OSError as error:  # replaced at this moment
+            return BrokenRun(name=name, why=str(error))
         stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
         with self._lock:
             kept = self._read.get(name)

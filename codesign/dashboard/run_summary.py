@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from codesign.budget import Budget
-from codesign.errors import SchemaError, SpecError
-from codesign.search import Candidate, Frontier, read_frontier
+from codesign.errors import SchemaError
+from codesign.search import Frontier, read_frontier
 from codesign.units import format_count
 
 __all__ = ["RunSummary", "summarise"]
@@ -18,7 +18,7 @@ __all__ = ["RunSummary", "summarise"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """A run as people tell it from another. written_s: when its file was written, seconds since 1970."""
+    """A run as people tell it from another. written_s, written: when its file was, seconds since 1970 and as text in UTC."""
 
     name: str
     device: str
@@ -35,15 +35,11 @@ class RunSummary:
     exact: bool
     certificate: str
     command: tuple[str, ...]
-    designs: tuple[Candidate, ...]
+    designs: int
     best_loss: float
     baselines: tuple[str, ...]
     written_s: float
-
-    @property
-    def written(self) -> str:
-        """Date and time in UTC."""
-        return datetime.fromtimestamp(self.written_s, timezone.utc).strftime("%Y-%m-%d %H:%M")
+    written: str
 
     @property
     def words(self) -> str:
@@ -59,10 +55,9 @@ def summarise(name: str, path: Path) -> RunSummary:
     Raises:
         SchemaError: it is no frontier, is corrupt, or lacks what a run has.
     """
-    frontier = read_frontier(path)
     try:
-        return _summary(name, frontier, path.stat().st_mtime)
-    except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+        return _summary(name, read_frontier(path), path.stat().st_mtime)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
         raise SchemaError(f"{path} lacks a part of a run's first line ({type(error).__name__}: {error})") from error
 
 
@@ -89,8 +84,9 @@ def _summary(name: str, frontier: Frontier, written_s: float) -> RunSummary:
         exact=bool(told.get("exact", False)),
         certificate=str(told.get("certificate", "")),
         command=tuple(str(text) for text in told.get("command", ())),
-        designs=frontier.candidates,
+        designs=len(frontier.candidates),
         best_loss=min(design.loss for design in frontier.candidates),
         baselines=tuple(baseline.candidate.name for baseline in frontier.baselines),
         written_s=written_s,
+        written=datetime.fromtimestamp(written_s, timezone.utc).strftime("%Y-%m-%d %H:%M"),
     )

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app, render_template, request
 
-from codesign.dashboard.run_folders import BrokenRun, NotHere
+from codesign.dashboard.run_folders import FRONTIER, BrokenRun, NotHere
 from codesign.dashboard.run_summary import RunSummary
 from codesign.dashboard.tables import Column, filter_of, make_table
 from codesign.report.words import arch_text, show_metric
-from codesign.search import Candidate
+from codesign.search import Candidate, read_frontier
 
 if TYPE_CHECKING:
     from codesign.dashboard.app import State
@@ -27,7 +27,7 @@ COLUMNS: tuple[Column[RunSummary], ...] = (
     Column(key="budget", title="Budget", text=lambda r: r.budget.replace("<=", "≤"), order=lambda r: r.budget),
     Column(key="workload", title="Workload", text=lambda r: r.workload, order=lambda r: r.workload),
     Column(key="precision", title="Precision", text=lambda r: r.precision, order=lambda r: r.precision),
-    Column(key="designs", title="Designs", text=lambda r: f"{len(r.designs):,}", order=lambda r: len(r.designs), number=True),
+    Column(key="designs", title="Designs", text=lambda r: f"{r.designs:,}", order=lambda r: r.designs, number=True),
     Column(key="loss", title="Best loss", text=lambda r: f"{r.best_loss:.3f}", order=lambda r: r.best_loss,
            more=lambda r: f"{r.law}, {r.tokens}", number=True),
     Column(key="certificate", title="Certificate", text=lambda r: "exact" if r.exact else "heuristic",
@@ -89,7 +89,8 @@ def run(name: str) -> str:
         raise NotHere(f"no run '{name}' in {state().settings.results}")
     if isinstance(found, BrokenRun):
         return str(render_template("error.html", page="runs", title=found.name, said=found.why))
-    table = make_table(DESIGN_COLUMNS, found.designs, request.args)
+    path = state().folders.file(name, FRONTIER)
+    table = make_table(DESIGN_COLUMNS, read_frontier(path).candidates if path else (), request.args)
     return str(
         render_template(
             "run.html", page="runs", title=found.name, run=found, table=table, report=_REPORT[state().pages.state(name)],

@@ -65,6 +65,29 @@ def test_a_run_that_cannot_be_read_is_named_with_the_reason(browser: Browser) ->
     assert "version 99" in browser.text("/runs/newer")
 
 
+@pytest.mark.parametrize(
+    "value", ["null", "[]", "{}", '"x"', "-1", "Infinity", "NaN", "1e999", "true", "[" * 50_000 + "]" * 50_000]
+)
+def test_nothing_that_a_first_line_says_breaks_the_list(browser: Browser, value: str) -> None:
+    """Each part of it in turn is something else: the run is shown, or named with the reason."""
+    head, *rest = (add_run(browser.results, "good") / "frontier.jsonl").read_text().splitlines()
+    parts = [*json.loads(head), "workload.prompt_tokens", "budget.latency_s", "device.title", "space.axes", "law.name"]
+    for number, part in enumerate(parts):
+        facts = json.loads(head)
+        inner = facts
+        *path, last = part.split(".")
+        for key in path:
+            inner = inner[key]
+        inner[last] = "PLACE"
+        folder = browser.results / f"run-{number}"
+        folder.mkdir()
+        (folder / "frontier.jsonl").write_text("\n".join([json.dumps(facts).replace('"PLACE"', value), rest[0]]))
+    text = browser.text("/")
+    assert all(f"run-{number}" in text for number in range(len(parts)))
+    for number in range(len(parts)):
+        browser.text(f"/runs/run-{number}")
+
+
 def test_a_run_that_is_written_again_is_read_again(browser: Browser) -> None:
     add_run(browser.results)
     assert "2.808" in browser.text("/")
