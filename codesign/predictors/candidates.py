@@ -15,6 +15,7 @@ from codesign.errors import SpecError, UnknownNameError
 from codesign.predictors.columns import law_inputs
 from codesign.predictors.conformal import group_folds, largest_group_masks
 from codesign.predictors.law_regressor import LawRegressor
+from codesign.predictors.law_terms import build_law, median_forms
 from codesign.predictors.surrogate import Surrogate
 
 __all__ = ["CANDIDATES", "BestLaw", "ParameterCount", "candidate", "possible_laws"]
@@ -29,6 +30,10 @@ _FORMS = (
     "chinchilla", "aspect", "additive", "chinchilla*", "aspect*", "additive*", "chinchilla**", "aspect**", "additive**",
     "depth_width*", "quadratic**", "moe",
 )  # fmt: skip
+
+#: Folds by which forms are compared, and the left-out error, in that of the best, up to which a form joins the median.
+_FOLDS = 4
+_SANE = 2.0
 
 
 def possible_laws(X: Any) -> list[str]:
@@ -104,10 +109,12 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
 
     Attributes:
         form_: The chosen name. scores_: name -> score.
+        median_: ``median(...)`` of the forms whose left-out error is within twice the best, those with a coupled data
+            term if there are three; the chosen name where fewer than three forms fit.
     """
 
     def __init__(
-        self, forms: Sequence[str] | None = None, size: str | None = None, draws: int = 24, random_state: int = 0
+        self, forms: Sequence[str] | None = None, size: str | None = None, draws: int = 12, random_state: int = 0
     ) -> None:
         self.forms = forms
         self.size = size
@@ -126,8 +133,9 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
         if not forms:
             raise SpecError("no law fits this table: it has no varying parameter count, depth or width")
         self.scores_: dict[str, float] = {}
+        left: dict[str, float] = {}
         if len(forms) > 1:
-            masks = group_folds(names, 5, self.random_state)
+            masks = group_folds(names, _FOLDS, self.random_state)
             largest: list[Any] = []
             if self.size is not None and self.size in X.columns:
                 largest = largest_group_masks(np.asarray(X[self.size], dtype=float), names)
@@ -136,7 +144,7 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
                 error = np.empty(target.size)
                 for mask in masks:
                     error[mask] = self._error(law, X, target, mask)
-                score = float(error.mean())
+                score = left[form] = float(error.mean())
                 if largest:
                     score = 0.5 * (
                         score + float(np.mean([self._error(law, X, target, mask).mean() for mask in largest]))
@@ -150,6 +158,10 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
         counts = {form: len(_parameters(form)) for form in equal}
         self.form_ = min(equal, key=lambda form: (counts[form], self.scores_.get(form, 0.0)))
         self.law_ = fits[self.form_].fit(X, target, groups=names)
+        sane = [form for form in forms if left.get(form, 0.0) <= _SANE * min(left.values(), default=0.0)]
+        coupled = [form for form in sane if form.endswith("*")]
+        several = coupled if len(coupled) >= 3 else sane
+        self.median_ = f"median({', '.join(several)})" if len(several) >= 3 else self.form_
         self.scatter_ = self.law_.scatter_
         return self
 
@@ -165,8 +177,6 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
 
 
 def _parameters(form: str) -> tuple[Any, ...]:
-    from codesign.predictors.law_terms import build_law
-
     return build_law(form).parameters
 
 
@@ -183,7 +193,7 @@ def candidate(
     Args:
         name: Such as ``law + gp``.
         forms: `possible_laws` of the table.
-        law_form: The form that ``law`` stands for.
+        law_form: The form that ``law`` stands for, or a median of forms.
         columns: Columns of the features; None: the known ones.
         random_state: Seed.
 
@@ -196,7 +206,7 @@ def candidate(
     if name == "law":
         mean, kind = "law", ""
     form = law_form if mean == "law" else mean
-    if mean and form not in forms:
+    if mean and (form is None or not set(median_forms(form) or [form]) <= set(forms)):
         return None
     law = LawRegressor(form, random_state=random_state) if form else None
     return Surrogate(law, _model(kind, random_state) if kind else None, columns)
@@ -206,11 +216,11 @@ def _model(kind: str, random_state: int) -> Any:
     if kind == "gp":
         from codesign.predictors.gaussian_process import GaussianProcess
 
-        return GaussianProcess(kernel="rbf", noise_floor=1e-4, hyper_rows=400, random_state=random_state)
+        return GaussianProcess(kernel="rbf", noise_floor=1e-4, hyper_rows=300, random_state=random_state)
     if kind == "trees":
         from codesign.predictors.trees import BoostedTrees
 
-        return BoostedTrees(random_state=random_state)
+        return BoostedTrees(members=5, learning_rate=0.08, patience=40, random_state=random_state)
     from codesign.predictors.mlp import MLPEnsemble
 
     return MLPEnsemble(random_state=random_state)

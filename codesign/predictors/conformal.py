@@ -12,7 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from codesign.errors import SpecError
 
-__all__ = ["LEVELS", "ConformalRegressor", "Correction", "beyond_masks", "group_folds", "largest_group_masks"]
+__all__ = [
+    "LEVELS",
+    "ConformalRegressor",
+    "Correction",
+    "beyond_masks",
+    "effective_count",
+    "group_folds",
+    "largest_group_masks",
+]
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -79,22 +87,46 @@ def beyond_masks(X: Any, size: str, groups: Any) -> list[Mask]:
     return [mask for mask in masks if 0 < mask.sum() < mask.size]
 
 
+def effective_count(values: Array, groups: Any) -> float:
+    """Rows that independent rows would need to say as much, between the number of groups and the number of rows.
+
+    Example:
+        >>> effective_count(np.array([1.0, 1.0, 2.0, 2.0, 3.0, 3.0]), [0, 0, 1, 1, 2, 2])
+        3.0
+    """
+    if groups is None:
+        return float(values.size)
+    names, index, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    rows, count = values.size, names.size
+    if count == rows or count < 2:
+        return float(rows)
+    means = np.bincount(index.ravel(), values) / sizes
+    within = float(((values - means[index.ravel()]) ** 2).sum()) / (rows - count)
+    between = float((sizes * (means - values.mean()) ** 2).sum()) / (count - 1)
+    usual = (rows - float((sizes**2).sum()) / rows) / (count - 1)
+    spread = between + (usual - 1.0) * within
+    share = min(1.0, max(0.0, (between - within) / spread)) if spread > 0 else 0.0
+    return rows / (1.0 + (rows / count - 1.0) * share)
+
+
 class Correction:
     """Factors on a relative standard deviation, from left-out rows.
 
-    The factor at a level is the ``ceil((n + 1) level) / n`` quantile of ``|ln y - ln mean| / (std / mean)`` over the n left-out rows
-    (CV+, arXiv 1905.02928). Rows of one group err together: with few groups coverage scatters about its aim, and counting groups
-    in place of rows would only widen every interval (with 13 groups the 90 % interval would be the widest error seen).
+    The factor at a level is the ``level (1 + 1 / n)`` quantile of ``|ln y - ln mean| / (std / mean)`` over the left-out rows (CV+,
+    arXiv 1905.02928, with ``ceil((n + 1) level) / n``), n their *effective* number: rows of one group err together, and ``n
+    = rows / (1 + (rows a group - 1) r)`` with r the intra-group correlation of the ln scores (Kish 1965). Counting all rows,
+    intervals of 90 % held 75 to 86 % of rows of shapes left out of Gemstones (20 shapes); counting groups, the interval would be the
+    widest error seen.
 
     Args:
-        target, mean, std: Of rows whose group was left out, (rows,).
+        target, mean, std: Of rows whose group was left out, (rows,). groups: Label of each row, (rows,); None: rows are independent.
     """
 
-    def __init__(self, target: Array, mean: Array, std: Array) -> None:
+    def __init__(self, target: Array, mean: Array, std: Array, groups: Any = None) -> None:
         self.scores = np.abs(np.log(target / np.maximum(mean, 1e-12))) / np.maximum(std / mean, 1e-9)
-        count = target.size
+        count = effective_count(np.log(np.maximum(self.scores, 1e-3)), groups)
         self.factors = {
-            level: float(np.quantile(self.scores, min(1.0, np.ceil((count + 1) * level) / count))) for level in LEVELS
+            level: float(np.quantile(self.scores, min(1.0, level * (1.0 + 1.0 / count)))) for level in LEVELS
         }
 
     @property
@@ -146,7 +178,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         for mask in group_folds(names, self.folds, self.random_state):
             part = clone(self.estimator).fit(X[~mask], target[~mask], groups=names[~mask])
             self.left_[mask] = np.stack(part.predict(X[mask], return_std=True), axis=1)
-        self.correction_ = Correction(target, self.left_[:, 0], self.left_[:, 1])
+        self.correction_ = Correction(target, self.left_[:, 0], self.left_[:, 1], names)
         self.beyond_: list[tuple[Mask, Array, Array, Array]] = []
         self.drift_ = 0.0
         if self.size is not None and hasattr(self.estimator, "overshoot"):

@@ -34,11 +34,21 @@ _SEQUENCE = re.compile(r"\d+(?:\.\d+)?(?:[-|]\d+(?:\.\d+)?)*")
 #: Two features that correlate more than this say the same.
 _SAME = 0.9995
 _MAX_CATEGORIES = 24
+#: Dropped where the width fixes them: then they are a rounding of the width, not a choice of their own.
+_HEADS = ("ln(n_kv_heads / n_heads)", "ln(d_model / n_heads)", "ln head_dim", "head_dim")
 
 
 def known_columns(columns: Sequence[str]) -> list[str]:
     """Those columns of a table that are architecture, technique or function, in a fixed order."""
     return [name for name in (*ARCHITECTURE, *TECHNIQUE, *FUNCTION) if name in columns]
+
+
+def _fixed_by(given: Array, column: Array) -> bool:
+    """Whether rows of one value of `given` have one value of `column`, and enough of them repeat to tell."""
+    names, index = np.unique(given, return_inverse=True)
+    if 2 * names.size > given.size:
+        return False
+    return all(np.ptp(column[index.ravel() == i]) < 1e-9 for i in range(names.size))
 
 
 class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is Any to mypy
@@ -49,7 +59,7 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
     - Other positive numbers that span more than a factor 1.5: their log; other numbers: as they are.
     - Text: one column a category (a category that the fit did not see: all zero). A list such as ``512-512-768`` (one number a
       layer): mean, least, greatest, first and last, in logs.
-    - Constant columns, and those that say the same as an earlier one, are dropped.
+    - Constant columns, those that say the same as an earlier one, and head sizes and KV shares that the width fixes are dropped.
 
     Args:
         columns: Columns to read; None: those of `known_columns`.
@@ -76,6 +86,7 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
                 f"the table has no column {', '.join(repr(m) for m in missing)}; it has {', '.join(map(str, X.columns))}"
             )
         self.read_ = names
+        self.logs_: dict[str, bool] = {}
         self.kinds_ = {name: self._kind(X, name) for name in names}
         self.categories_ = {
             name: sorted({str(v) for v in X[name]}) for name, kind in self.kinds_.items() if kind == "category"
@@ -87,8 +98,11 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
                 )
         values = self._all(X)
         kept: list[str] = []
+        width = number(X, "d_model")
         for name, column in values.items():
             if not np.isfinite(column).all() or np.ptp(column) < 1e-9:
+                continue
+            if name in _HEADS and width is not None and _fixed_by(width, column):
                 continue
             if any(abs(np.corrcoef(column, values[other])[0, 1]) > _SAME for other in kept):
                 continue
@@ -186,8 +200,6 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
         values = np.asarray(X[name], dtype=float)
         if name in _ZERO:
             return {name: np.log1p(np.nan_to_num(values, nan=0.0))}
-        if not hasattr(self, "logs_"):
-            self.logs_: dict[str, bool] = {}
         if name not in self.logs_:
             good = np.isfinite(values).all() and values.size > 0 and values.min() > 0
             self.logs_[name] = bool(good and values.max() / values.min() > 1.5)

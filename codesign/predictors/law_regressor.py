@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from codesign.errors import SpecError
 from codesign.predictors.columns import law_inputs
-from codesign.predictors.law_terms import Law, build_law
+from codesign.predictors.law_terms import MedianLaw, build_law, median_forms
 
 __all__ = ["LawRegressor"]
 
@@ -21,7 +22,7 @@ Array = npt.NDArray[np.float64]
 
 #: Fits by a digest of all that they follow from; the oldest goes first.
 _FITTED: dict[bytes, tuple[Array, Array]] = {}
-_MOST_FITTED = 64
+_MOST_FITTED = 512
 
 
 class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is Any to mypy
@@ -32,7 +33,7 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
     groups (arXiv 1803.04227 and Rubin 1981) with the scatter of the residuals.
 
     Args:
-        form: One of `law_terms.LAW_NAMES`.
+        form: One of `law_terms.LAW_NAMES`, or several: ``median(aspect*, additive*, chinchilla*)``, see `law_terms.MedianLaw`.
         recipe: Whether learning rate and batch are inputs; None: where both vary.
         noise: Relative error of one run that counts as usual.
         draws: Bootstrap fits.
@@ -44,13 +45,18 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         centre_: What was subtracted from each log input.
     """
 
+    law_: Any
+    p_: Array
+    draws_: Array
+    coef_: dict[str, float]
+
     def __init__(
         self,
         form: str = "aspect",
         *,
         recipe: bool | None = None,
         noise: float = 0.005,
-        draws: int = 24,
+        draws: int = 12,
         starts: int = 3,
         random_state: int = 0,
     ) -> None:
@@ -71,6 +77,32 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         if loss.ndim != 1 or not (np.isfinite(loss).all() and (loss > 0).all()):
             raise SpecError("losses must be positive and finite (nats per token); exclude diverged runs first")
         raw = law_inputs(X)
+        self.n_features_in_ = np.shape(X)[1]
+        self.centre_ = {name: float(np.mean(values)) if name != "e" else 0.0 for name, values in raw.items()}
+        forms = median_forms(self.form)
+        if forms:
+            self._fit_median(forms, X, loss, groups, sample_weight)
+        else:
+            self._fit_one(raw, loss, groups, sample_weight)
+        error = np.log(np.maximum(self.law_(self.p_, self._centred(raw)), 1e-3)) - np.log(loss)
+        freedom = max(1.0, loss.size - 0.5 * self.p_.size / max(1, len(forms)))
+        self.scatter_ = float(np.sqrt(max((error**2).sum() / freedom, 1e-12)))
+        return self
+
+    def _fit_median(self, forms: Sequence[str], X: Any, loss: Array, groups: Any, sample_weight: Any) -> None:
+        """Each form by itself; the bootstrap's weights are the same for all, so that their draws belong together."""
+        parts = [
+            LawRegressor(**{**self.get_params(deep=False), "form": form, "starts": min(self.starts, 1)}).fit(
+                X, loss, groups, sample_weight
+            )
+            for form in forms
+        ]
+        self.law_ = MedianLaw(tuple(part.law_ for part in parts))
+        self.p_ = np.concatenate([part.p_ for part in parts])
+        self.draws_ = np.concatenate([part.draws_ for part in parts], axis=1)
+        self.coef_ = {f"{part.form}: {name}": value for part in parts for name, value in part.coef_.items()}
+
+    def _fit_one(self, raw: dict[str, Array], loss: Array, groups: Any, sample_weight: Any) -> None:
         recipe = self.recipe
         varies = {name: float(np.ptp(values)) > 1e-9 for name, values in raw.items()}
         if recipe is None:
@@ -82,8 +114,7 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         lacking = [name for name in law.reads if name not in raw]
         if lacking:
             raise SpecError(f"the law '{self.form}' reads {', '.join(lacking)}, which the table lacks or leaves empty")
-        self.law_: Law = law
-        self.centre_ = {name: float(np.mean(values)) if name != "e" else 0.0 for name, values in raw.items()}
+        self.law_ = law
         x = self._centred(raw)
         weight = np.ones(loss.size) if sample_weight is None else np.asarray(sample_weight, dtype=float)
         names = self.law_.parameters
@@ -97,11 +128,6 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         )
         self.p_, self.draws_ = self._fitted(x, loss, weight, group)
         self.coef_ = dict(zip((p.name for p in names), self.p_.tolist(), strict=True))
-        error = np.log(np.maximum(self.law_(self.p_, x), 1e-3)) - np.log(loss)
-        freedom = max(1.0, loss.size - 0.5 * self.p_.size)
-        self.scatter_ = float(np.sqrt(max((error**2).sum() / freedom, 1e-12)))
-        self.n_features_in_ = np.shape(X)[1]
-        return self
 
     def _fitted(self, x: dict[str, Array], loss: Array, weight: Array, group: Any) -> tuple[Array, Array]:
         """Parameters and bootstrap draws; a fit to the same rows is looked up (several surrogates share one law)."""
@@ -125,9 +151,10 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
                 best = found
         assert best is not None
         draws = []
+        rng = np.random.default_rng((self.random_state, 1))
         for _ in range(self.draws):
             share = rng.exponential(size=int(group.max()) + 1)[group]
-            draws.append(self._solve(best.x, x, loss, weight * share / share.mean(), 30).x)
+            draws.append(self._solve(best.x, x, loss, weight * share / share.mean(), 12).x)
         return np.asarray(best.x), np.array(draws).reshape(len(draws), best.x.size)
 
     def predict(self, X: Any, return_std: bool = False) -> Any:

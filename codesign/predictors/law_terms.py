@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LAW_NAMES", "Law", "Parameter", "Term", "build_law"]
+__all__ = ["LAW_NAMES", "Law", "MedianLaw", "Parameter", "Term", "build_law", "median_forms"]
 
 Array = npt.NDArray[np.float64]
 Inputs = Mapping[str, Array]
@@ -84,6 +84,53 @@ class Law:
             total = total + term.function(p[start:stop], x)
             start = stop
         return np.asarray(total, dtype=float)
+
+
+@dataclass(frozen=True)
+class MedianLaw:
+    """``ln L = median of ln L_i`` over laws of several forms.
+
+    No form is right, and data seldom tell which errs least beyond them; of several that fit about equally the median is hurt by
+    none that goes astray.
+    """
+
+    laws: tuple[Law, ...]
+
+    @property
+    def name(self) -> str:
+        """As `median_forms` reads it."""
+        return "median(" + ", ".join(law.name for law in self.laws) + ")"
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Of the laws, one after the other."""
+        return tuple(parameter for law in self.laws for parameter in law.parameters)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Inputs that must be there, in a fixed order."""
+        return tuple(dict.fromkeys(name for law in self.laws for name in law.reads))
+
+    def __call__(self, p: Any, x: Inputs) -> Array:
+        """Predicted loss, nats per token; p[i] broadcasts against the inputs."""
+        logs, start = [], 0
+        for law in self.laws:
+            stop = start + len(law.parameters)
+            logs.append(np.log(np.maximum(law(p[start:stop], x), 1e-3)))
+            start = stop
+        return np.asarray(np.exp(np.median(np.stack(np.broadcast_arrays(*logs)), axis=0)))
+
+
+def median_forms(name: str) -> list[str]:
+    """Forms in a name such as ``median(aspect*, additive*, chinchilla*)``; empty for a single form.
+
+    Example:
+        >>> median_forms("median(aspect*, additive*)"), median_forms("aspect")
+        (['aspect*', 'additive*'], [])
+    """
+    if not (name.startswith("median(") and name.endswith(")")):
+        return []
+    return [part.strip() for part in name[len("median(") : -1].split(",")]
 
 
 def _log(name: str, mean: float = -0.5, std: float = 1.5) -> Parameter:

@@ -70,8 +70,8 @@ class MLPEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         hidden: Sequence[int] = (48, 48),
         learning_rate: float = 0.01,
         weight_decay: float = 0.02,
-        max_steps: int = 600,
-        patience: int = 150,
+        max_steps: int = 400,
+        patience: int = 100,
         random_state: int = 0,
     ) -> None:
         self.members = members

@@ -91,7 +91,7 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
     Attributes:
         scores_: One `Score` a predictor, and one of the parameter count alone where the table has it.
         chosen_, chosen_beyond_: Names in use inside and beyond the data. members_: name -> fitted predictor with intervals.
-        weights_: Of the stack.
+        weights_: Of the stack. unfit_: name -> why a predictor could not be fitted, such as too few rows.
     """
 
     def __init__(
@@ -123,13 +123,19 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         masks = group_folds(labels, self.folds, self.random_state)
         self.members_: dict[str, Any] = {}
+        self.unfit_: dict[str, str] = {}
         for name, estimator in self._estimators(X, target, labels).items():
             wrapped = ConformalRegressor(estimator, self.folds, self.size, self.random_state)
-            self.members_[name] = wrapped.fit(X, target, groups=labels)
+            try:
+                self.members_[name] = wrapped.fit(X, target, groups=labels)
+            except SpecError as error:
+                self.unfit_[name] = str(error)
+        if not self.members_:
+            raise SpecError("; ".join(dict.fromkeys(self.unfit_.values())))
         if len(self.members_) > 1 and (self.names is None or "stack" in self.names):
-            self._stack(target, masks)
+            self._stack(target, masks, labels)
         baseline = self._baseline(X, target, masks)
-        self.scores_ = [self._judge(name, target, masks, baseline) for name in self.members_]
+        self.scores_ = [self._judge(name, target, masks, labels, baseline) for name in self.members_]
         self._choose()
         if baseline is not None:
             self.scores_.append(baseline)
@@ -140,9 +146,8 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         forms = possible_laws(X)
         law_form = None
         if forms and any(name.startswith("law") for name in names):
-            law_form = (
-                BestLaw(forms, self.size, draws=0, random_state=self.random_state).fit(X, target, groups=labels).form_
-            )
+            best = BestLaw(forms, self.size, draws=0, random_state=self.random_state).fit(X, target, groups=labels)
+            law_form = best.median_
         self.law_form_ = law_form
         found = {}
         for name in names:
@@ -153,7 +158,7 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise SpecError("none of the predictors fits this table: no law does, and no other was asked for")
         return found
 
-    def _stack(self, target: Array, masks: Sequence[Any]) -> None:
+    def _stack(self, target: Array, masks: Sequence[Any], labels: Any) -> None:
         """Weights from left-out rows; the stack's own left-out rows use weights of the other folds."""
         names = list(self.members_)
         logs = np.log(np.stack([self.members_[n].left_[:, 0] for n in names], axis=1))
@@ -164,7 +169,7 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             left[mask] = Stack.combine(weights, logs[mask], stds[mask])
         self.weights_ = dict(zip(names, convex_weights(logs, np.log(target)).tolist(), strict=True))
         self.members_["stack"] = Stack(
-            self.members_, self.weights_, left, Correction(target, left[:, 0], left[:, 1]), target
+            self.members_, self.weights_, left, Correction(target, left[:, 0], left[:, 1], labels), target
         )
 
     def _baseline(self, X: Any, target: Array, masks: Sequence[Any]) -> Score | None:
@@ -182,13 +187,13 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         values["spearman"], values["tau"] = float(spearmanr(-size, target)[0]), float(kendalltau(-size, target)[0])
         return Score(**values)
 
-    def _judge(self, name: str, target: Array, masks: Sequence[Any], baseline: Score | None) -> Score:
+    def _judge(self, name: str, target: Array, masks: Sequence[Any], labels: Any, baseline: Score | None) -> Score:
         member = self.members_[name]
         mean, std = member.left_.T
         error = np.abs(np.log(target / np.maximum(mean, 1e-12))) / np.maximum(std / mean, 1e-9)
         inside = np.empty((2, target.size), dtype=bool)
         for mask in masks:  # factors of the other folds
-            other = Correction(target[~mask], mean[~mask], std[~mask])
+            other = Correction(target[~mask], mean[~mask], std[~mask], labels[~mask])
             inside[:, mask] = [error[mask] <= other.factors[0.8], error[mask] <= other.factors[0.9]]
         beyond = [np.abs(m / target[mask] - 1.0).mean() for mask, m, *_ in member.beyond_]
         found = score(name, target, mean, inside[0], inside[1], float(np.mean(beyond)) if beyond else float("nan"))
