@@ -1,4 +1,4 @@
-"""What boosted trees say of the features of a table: gain, and SHAP contributions of each feature and of each value."""
+"""What boosted trees say of the features of a table: gain, and SHAP contributions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from codesign.predictors.features import FeatureMap
 from codesign.predictors.trees import BoostedTrees
 
-__all__ = ["Importance", "importance", "value_contributions"]
-
-Array = npt.NDArray[np.float64]
+__all__ = ["Importance", "importance"]
 
 
 @dataclass(frozen=True)
@@ -52,28 +49,3 @@ def importance(
         trend = 0.0 if flat else float(np.corrcoef(matrix[:, i], shares[:, i])[0, 1])
         found.append(Importance(name, float(model.feature_importances_[i]), float(np.abs(shares[:, i]).mean()), trend))
     return sorted(found, key=lambda one: -one.contribution)
-
-
-def value_contributions(model: BoostedTrees, matrix: Array) -> list[dict[float, float]]:
-    """Mean SHAP value of each value of each column, as GBDT-NAS (arXiv 2007.04785, Section 3.2) ranks them to prune a space.
-
-    Args:
-        model: Fitted on such rows. matrix: (rows, columns) of few distinct values each.
-
-    Returns:
-        For each column value -> mean contribution, units of the target.
-
-    Example:
-        >>> x = np.array([[a, b] for a in range(4) for b in range(5)], dtype=float)
-        >>> found = value_contributions(BoostedTrees().fit(x, 3.0 * (x[:, 0] == 2)), x)
-        >>> max(found[0], key=found[0].get)
-        2.0
-    """
-    shares = model.contributions(matrix)[:, :-1]
-    out = []
-    for column, share in zip(matrix.T, shares.T, strict=True):
-        values, index = np.unique(column, return_inverse=True)
-        index = index.ravel()
-        means = np.bincount(index, share) / np.bincount(index)
-        out.append(dict(zip(values.tolist(), means.tolist(), strict=True)))
-    return out
