@@ -280,9 +280,9 @@ def _ncpl(part: str) -> Callable[[LossTable], list[Split]]:
 
 
 def _cells(table: LossTable) -> list[Split]:
-    """20 % of the (d, E) cells at random, ten times: the published draw is not known."""
+    """20 % of the (d, E) cells at random, five times: the published draw is not known."""
     out = []
-    for seed in range(10):
+    for seed in range(5):
         test = np.zeros(len(table.frame), dtype=bool)
         test[np.random.default_rng(seed).choice(len(test), 12, replace=False)] = True
         out.append(Split(~test, test))
@@ -290,9 +290,9 @@ def _cells(table: LossTable) -> list[Split]:
 
 
 def _fifty(table: LossTable) -> list[Split]:
-    """50 rows to fit on, the other 150 to rank; ten draws."""
+    """50 rows to fit on, the other 150 to rank; five draws."""
     out = []
-    for seed in range(10):
+    for seed in range(5):
         order = np.random.default_rng(seed).permutation(len(table.frame))
         out.append(Split(np.sort(order[:50]), np.sort(order[50:])))
     return out

@@ -89,7 +89,7 @@ def cells(data: DataSet, table: LossTable, repeats: int) -> Iterator[Cell]:
                 "curve",
                 f"{rows}.{number}",
                 capped(split, number),
-                5 if rows <= 50 else 4 if rows <= 100 else 3,
+                4 if rows <= 100 else 3,
             )
 
 
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=list(SETS), help="only these data sets")
     parser.add_argument("--kinds", nargs="*", default=["published", "largest", "curve"])
     parser.add_argument("--predictors", nargs="*", default=None)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--report-only", action="store_true", help="write the results from the cache as it is")
     parser.add_argument("--output", type=Path, default=ROOT, help="root that the results are written under")
     arguments = parser.parse_args()

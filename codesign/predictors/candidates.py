@@ -208,7 +208,7 @@ def candidate(
     form = law_form if mean == "law" else mean
     if mean and (form is None or not set(median_forms(form) or [form]) <= set(forms)):
         return None
-    law = LawRegressor(form, random_state=random_state) if form else None
+    law = LawRegressor(form, starts=1, random_state=random_state) if form else None
     return Surrogate(law, _model(kind, random_state) if kind else None, columns)
 
 

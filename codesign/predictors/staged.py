@@ -8,7 +8,8 @@ with many rows trees and ensembles may. For each predictor, on rows whose whole 
 3. intervals: after the conformal correction, with the factor set on the *other* folds, the 90 % interval must hold 85 to 95 % of rows.
 
 Of those that pass, the least error wins; among equals (within 2 %) the simpler. Rows beyond the data are predicted by the winner among
-predictors that follow a law, judged on the largest groups left out: trees, Gaussian processes and networks alone never extrapolate.
+predictors that follow a law, judged on the largest groups left out (among equals, within 25 %, the simpler): trees, Gaussian
+processes and networks alone never extrapolate.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ __all__ = ["COVERAGE_90", "Score", "StagedRegressor", "score"]
 Array = npt.NDArray[np.float64]
 #: Allowed share of left-out rows inside the 90 % interval.
 COVERAGE_90 = (0.85, 0.95)
-_EQUAL = 1.02
+#: Errors within this ratio are equal; beyond the data two or three splits judge, which tell less.
+_EQUAL, _EQUAL_BEYOND = 1.02, 1.25
 #: Groups below which nothing can be left out and judged.
 LEAST_GROUPS = 4
 
@@ -208,19 +210,21 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
     def _choose(self) -> None:
         order = [*CANDIDATES, "stack"]
 
-        def best(scores: list[Score], key: str) -> str:
+        def best(scores: list[Score], key: str, equal: float) -> str:
             least = min(getattr(s, key) for s in scores)
-            return min((s for s in scores if getattr(s, key) <= _EQUAL * least), key=lambda s: order.index(s.name)).name
+            return min((s for s in scores if getattr(s, key) <= equal * least), key=lambda s: order.index(s.name)).name
 
         passed = [s for s in self.scores_ if not s.reason]
         self.fallback_ = not passed
         # Nothing passes: the law if there is one, else the least error; the scores say why.
         laws = [s for s in self.scores_ if s.name == "law"]
         self.chosen_ = (
-            best(passed, "relative") if passed else (laws or [min(self.scores_, key=lambda s: s.relative)])[0].name
+            best(passed, "relative", _EQUAL)
+            if passed
+            else (laws or [min(self.scores_, key=lambda s: s.relative)])[0].name
         )
         beyond = [s for s in self.scores_ if self._extrapolates(s.name) and np.isfinite(s.largest)]
-        self.chosen_beyond_ = best(beyond, "largest") if beyond else None
+        self.chosen_beyond_ = best(beyond, "largest", _EQUAL_BEYOND) if beyond else None
 
     def _extrapolates(self, name: str) -> bool:
         member = self.members_.get(name)  # the parameter count is no member
