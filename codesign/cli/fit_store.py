@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from codesign.predictors.loss_table import LossTable
     from codesign.training_run import TrainingRun
 
-__all__ = ["stored_table"]
+__all__ = ["runs_table", "stored_table"]
 
 #: Parts of a recipe that no predictor reads; runs that differ in one have losses that do not compare.
 _FIXED = ("seq_len", "warmup_fraction", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip")
@@ -72,7 +72,7 @@ def stored_table(
             f"{len(finished)} finished runs{told} are too few to fit; at least {_LEAST} are needed, {_LEAST - len(finished)} more: "
             f"codesign train --plan {_LEAST - len(finished)} --data {runs[0].data or 'FILE'} --seed 1"
         )
-    return _table(finished, excluded, group), _source(finished, campaigns, excluded)
+    return runs_table(finished, excluded, group), _source(finished, campaigns, excluded)
 
 
 def _value(run: TrainingRun, column: str) -> Any:
@@ -133,7 +133,8 @@ def _counts(found: Counter[Any]) -> str:
     return shown + (", ..." if len(found) > 4 else "")
 
 
-def _table(runs: Sequence[TrainingRun], excluded: dict[str, int], group: Sequence[str]) -> LossTable:
+def runs_table(runs: Sequence[TrainingRun], excluded: dict[str, int], group: Sequence[str] = ()) -> LossTable:
+    """Finished runs as a table, in the order of their keys."""
     import pandas as pd
 
     from codesign.predictors.loss_table import LossTable

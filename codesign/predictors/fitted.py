@@ -214,7 +214,7 @@ class SurrogateLaw(LossLaw):
 def _ruled(held: Mapping[str, Any], size: Array, tokens: Array, width: Array) -> Array:
     """A recipe's number by its rule, ``exp(c0 + c1 ln N + c2 ln D + c3 ln d_model)``, within what the rows have."""
     c = held["coefficients"]
-    return np.clip(np.exp(c[0] + c[1] * size + c[2] * tokens + c[3] * width), held["low"], held["high"])
+    return np.asarray(np.clip(np.exp(c[0] + c[1] * size + c[2] * tokens + c[3] * width), held["low"], held["high"]))
 
 
 def surrogate_law(data: Mapping[str, Any], digest: str = "") -> SurrogateLaw:
