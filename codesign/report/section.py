@@ -15,12 +15,14 @@ What the script can use, once the page has loaded plotly.js and `static/page.js`
   into the layout) once the element comes near the window, and again at each change of theme or size and before printing.
   Returns ``{update(), on(event, fn), element}``: update() builds again in the next frame; on() is Plotly's (``element.on`` exists
   only after the first drawing).
-- ``page.theme``: ``{dark, ink, muted, grid, paper, panel, blue, orange, green, pink, sky, yellow, vermillion, grey, series: [...],
+- ``page.theme``: ``{dark, print, ink, muted, grid, paper, panel, blue, orange, green, pink, sky, yellow, vermillion, grey, series: [...],
   symbols: [...]}`` (Okabe-Ito, told apart with any colour vision); ``page.onTheme(fn)``.
 - ``page.format``: ``seconds, bytes, count, energy, power, number, percent, metric(key, value)``; ``page.metricTitle(key)``,
   ``page.archText(arch)``.
 - ``page.table(element, columns, rows, {onRow, caption})`` makes a real table: columns ``[{title, value(row), text(row), left}]``,
   sortable by its headers, rows that Enter or a click choose.
+- ``page.whenOpen(details, build)`` calls build() when a ``<details>`` is opened and before it is printed (all are, but those with
+  ``data-screen``).
 - ``page.escape(text)`` before any text from data goes into innerHTML; prefer textContent.
 """
 

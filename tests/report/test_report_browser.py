@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -87,7 +88,9 @@ def test_the_config_is_the_designs_and_is_copied(example: Opened) -> None:
     shown = json.loads(page.locator("#frontier-config").text_content())
     assert shown == config_dict(design.architecture, max_position_embeddings=2048)
     assert json.loads((EXAMPLE / design.name / "config.json").read_text()) == shown
-    page.evaluate("() => { navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }; }")
+    page.evaluate(
+        "() => { navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }; }"
+    )
     page.locator("#frontier-copy").click()
     page.wait_for_function("document.getElementById('frontier-copied').textContent === 'copied'")
     assert json.loads(page.evaluate("window.copied")) == shown
@@ -102,7 +105,9 @@ def test_the_breakdown_is_the_cost_models(example: Opened) -> None:
     device = load_device("orin")
     model = RooflineModel.of(device, load_calibration().rates(device, "vllm", PRECISIONS["fp16"]))
     for phase in ("prefill", "decode"):
-        rows = found.page.evaluate("([name, phase]) => codesign.page.breakdown(codesign.page.design(name), phase)", [design.name, phase])
+        rows = found.page.evaluate(
+            "([name, phase]) => codesign.page.breakdown(codesign.page.design(name), phase)", [design.name, phase]
+        )
         wanted = {r.name: r for r in model.breakdown(design.architecture, Workload(), PRECISIONS["fp16"], phase)}  # type: ignore[arg-type]
         assert {r["name"] for r in rows} == set(wanted)
         assert sum(r["share"] for r in rows) == pytest.approx(1)
@@ -134,7 +139,9 @@ def test_toggles_change_the_plot(example: Opened) -> None:
     page.get_by_label("logarithmic").check()
     found.frames()
     assert page.evaluate("document.getElementById('frontier-plot')._fullLayout.xaxis.type") == "log"
-    assert "budget 20 ms" in page.evaluate("document.getElementById('frontier-plot').layout.annotations.map((a) => a.text)")
+    assert "budget 20 ms" in page.evaluate(
+        "document.getElementById('frontier-plot').layout.annotations.map((a) => a.text)"
+    )
 
 
 def test_the_keyboard_reaches_everything(example: Opened) -> None:
@@ -194,7 +201,11 @@ def test_roofline_points_are_the_operators(example: Opened) -> None:
     found.drawn("roofline-plot")
     page = found.page
     decode = trace(page, "operators, decode", "roofline-plot")
-    rows = [r for r in page.evaluate("codesign.page.breakdown(codesign.page.design(codesign.page.selected), 'decode')") if r["flop"]]
+    rows = [
+        r
+        for r in page.evaluate("codesign.page.breakdown(codesign.page.design(codesign.page.selected), 'decode')")
+        if r["flop"]
+    ]
     assert sorted(decode["x"]) == pytest.approx(sorted(r["flop"] / r["bytes"] for r in rows))
     page.locator("#roofline-prefill").uncheck()
     found.frames()
@@ -240,10 +251,12 @@ def test_dark_light_and_print(opened: Open, example_report: Path, tmp_path: Path
     found.frames()
     assert page.evaluate("document.documentElement.dataset.theme") == "light" and page.evaluate(ink) != dark
     page.locator("#theme-toggle").click()
-    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")  # all plots, light, details open
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"
-    assert page.evaluate("[...document.querySelectorAll('.plot')].filter((p) => !p.data).map((p) => p.id)") == []
-    assert page.evaluate("document.querySelectorAll('#frontier-table tbody tr').length") == len(FRONTIER.candidates)
+    state = page.evaluate(  # at once, as when printing: all plots, light, tables of the details
+        """() => { window.dispatchEvent(new Event("beforeprint"));
+           return [document.documentElement.dataset.theme, [...document.querySelectorAll(".plot")].filter((p) => !p.data).map((p) => p.id),
+                   document.querySelectorAll("#frontier-table tbody tr").length]; }"""
+    )
+    assert state == ["light", [], len(FRONTIER.candidates)]
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.pdf(path=tmp_path / "page.pdf", format="A4")
@@ -258,8 +271,15 @@ def test_names_and_labels_for_screen_readers(example: Opened) -> None:
            && !e.getAttribute("aria-label") && !(e.labels && e.labels.length)).map((e) => e.outerHTML)"""
     )
     assert unnamed == []
-    assert page.evaluate("[...document.querySelectorAll('.plot')].filter((p) => !p.getAttribute('aria-label')).map((p) => p.id)") == []
-    sections = page.evaluate("[...document.querySelectorAll('section')].every((s) => document.getElementById(s.getAttribute('aria-labelledby')))")
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('.plot')].filter((p) => !p.getAttribute('aria-label')).map((p) => p.id)"
+        )
+        == []
+    )
+    sections = page.evaluate(
+        "[...document.querySelectorAll('section')].every((s) => document.getElementById(s.getAttribute('aria-labelledby')))"
+    )
     assert sections
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((h) => Number(h.tagName[1]))")
-    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))

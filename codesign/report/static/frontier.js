@@ -210,8 +210,8 @@ codesign.sections.frontier = (root, data, page) => {
   const tables = {};
   function lazy(detailsId, tableId, list, isKnown) {
     const details = q(detailsId);
-    details?.addEventListener("toggle", () => {
-      if (tables[tableId] || !details.open) return;
+    if (details) page.whenOpen(details, () => {
+      if (tables[tableId]) return;
       tables[tableId] = page.table(q(tableId), columns(isKnown), list, { onRow: (d) => page.select(d.name), name: (d) => d.name, limit: 1000,
         caption: isKnown ? "Known models, scored by the same law at the same training tokens; Enter chooses a row" : "Designs of the frontier; Enter chooses a row" });
     });

@@ -136,13 +136,14 @@ window.codesign = (() => {
     blue: "#0072B2", orange: "#E69F00", green: "#009E73", pink: "#CC79A7", sky: "#56B4E9", yellow: "#F0E442", vermillion: "#D55E00", grey: "#6e7781" };
   const DARK = { ...LIGHT, dark: true, ink: "#e6edf3", muted: "#9aa6b2", grid: "#2b323b", paper: "#0f1419", panel: "#171d24", line: "#66717d",
     blue: "#4FA9DD", vermillion: "#F0803C", green: "#2CC295", pink: "#DB9ABF", orange: "#F0B429", grey: "#9aa6b2" };
-  for (const t of [LIGHT, DARK]) {
+  const PAPER = { ...LIGHT, print: true };
+  for (const t of [LIGHT, DARK, PAPER]) {
     t.series = [t.blue, t.vermillion, t.green, t.pink, t.orange, t.sky];
     t.symbols = ["circle", "diamond", "square", "triangle-up", "cross", "x", "star", "triangle-down"];
   }
   const system = window.matchMedia("(prefers-color-scheme: dark)");
   let forced = null, printing = false;
-  const theme = () => (printing ? LIGHT : (forced ?? (system.matches ? "dark" : "light")) === "dark" ? DARK : LIGHT);
+  const theme = () => (printing ? PAPER : (forced ?? (system.matches ? "dark" : "light")) === "dark" ? DARK : LIGHT);
   const themeListeners = [];
   function themeChanged() {
     const dark = theme().dark;
@@ -209,6 +210,7 @@ window.codesign = (() => {
 
   // ---- one chosen design, one filter ----------------------------------------------------------------------------------
   const selectListeners = [], filterListeners = [];
+  const builders = new Map();
   let kept = null;
   const page = {
     designs, known, facts: raw.facts ?? {}, format, escape, metricTitle, metricScale, archText, breakdown, config, unpack, column, plot,
@@ -231,6 +233,11 @@ window.codesign = (() => {
     },
     get kept() { return kept; },
     onFilter(fn) { filterListeners.push(fn); fn(kept); },
+    /** build() when a <details> is opened, each time, and before it is printed. */
+    whenOpen(element, build) {
+      builders.set(element, build);
+      element.addEventListener("toggle", () => { if (element.open && !printing) build(); });
+    },
     announce(text) { byId("announce").textContent = text; },
     table,
   };
@@ -304,7 +311,7 @@ window.codesign = (() => {
     if (printing) return;
     printing = true;
     opened = [...document.querySelectorAll("details:not([open])")].filter((d) => !d.hasAttribute("data-screen"));
-    for (const d of opened) d.open = true;
+    for (const d of opened) { d.open = true; builders.get(d)?.(); }
     document.documentElement.classList.add("printing");
     themeChanged();
     flush();

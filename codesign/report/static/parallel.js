@@ -37,8 +37,8 @@ codesign.sections.parallel = (root, data, page) => {
       return dimension;
     });
     const shade = losses.map((v, i) => (i === chosen ? 2 : (0.95 * (v - low)) / span));
-    return { data: [{ type: "parcoords", dimensions, line: { color: shade, cmin: 0, cmax: 2, colorscale: scale, showscale: false }, labelfont: { size: 12, color: t.ink },
-      tickfont: { size: 11, color: t.ink }, rangefont: { size: 1, color: "rgba(0,0,0,0)" }, unselected: { line: { color: t.dark ? "#39424d" : "#c4ccd4", opacity: 0.25 } } }],
+    return { data: [{ type: "parcoords", dimensions, line: { color: shade, cmin: 0, cmax: 2, colorscale: scale, showscale: false }, labelfont: { size: t.print ? 7.5 : 12, color: t.ink },
+      tickfont: { size: t.print ? 8 : 11, color: t.ink }, rangefont: { size: 1, color: "rgba(0,0,0,0)" }, unselected: { line: { color: t.dark ? "#39424d" : "#c4ccd4", opacity: 0.25 } } }],
       layout: { margin: { l: 60, r: 60, t: 60, b: 24 } } };
   }
   const chart = page.plot(q("plot"), figure, { label: "Parallel coordinates of the frontier's designs; the number fields below do what dragging on an axis does." });
@@ -97,7 +97,7 @@ codesign.sections.parallel = (root, data, page) => {
       ...data.axes.map(({ key, title }) => ({ title: title + (unit(key) ? `, ${unit(key)}` : ""), value: (r) => columns[key][r.i], text: (r) => (key === "precision" ? r.d.precision : format.number(columns[key][r.i])) }))],
       list, { onRow: (r) => page.select(r.d.name), name: (r) => r.d.name, limit: 500, caption: "Designs kept; Enter chooses a row" });
   }
-  q("details").addEventListener("toggle", () => { if (q("details").open) fill(); });
+  page.whenOpen(q("details"), fill);
   apply({ redraw: false });
   let later = 0;
   page.onSelect(() => {  // the chosen line has a colour of its own, where drawing all lines again is quick

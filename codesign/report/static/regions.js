@@ -284,7 +284,7 @@ codesign.sections.regions = (root, data, page) => {
       state[mine] = event.target.value;
       refresh();
     });
-    q("table-details").addEventListener("toggle", () => { if (q("table-details").open) fallback(); });
+    page.whenOpen(q("table-details"), fallback);
     const hint = (note = "") => { q("hint").textContent = `${note}Moved by arrow keys too. Cells between designs (widths that the heads do not divide) show where a border runs; only possible designs count as the lowest loss.`; };
     hint();
     showSliders();

@@ -88,6 +88,6 @@ codesign.sections.roofline = (root, data, page) => {
       { title: "time", value: (r) => r.seconds, text: (r) => format.seconds(r.seconds) }, { title: "bound", left: true, text: (r) => r.bound },
     ], lines, { caption: `Operators of ${design.name}` });
   }
-  q("details").addEventListener("toggle", () => { if (q("details").open && design) fill(); });
+  page.whenOpen(q("details"), fill);
   page.onSelect((chosen) => { design = chosen; update(); });
 };

@@ -28,8 +28,7 @@ codesign.sections.trust = (root, data, page) => {
     }, { label: "Calibration plot: predicted against measured times of designs of this frontier, with 90 % intervals. A table is beside it." });
     chart.on("plotly_click", (event) => { const name = event.points[0].customdata; if (page.design(name)) page.select(name); });
     const details = q("validation-table").closest("details");
-    details.addEventListener("toggle", () => {
-      if (!details.open) return;
+    page.whenOpen(details, () => {
       page.table(q("validation-table"), [
         { title: "design", left: true, text: (r) => r.design }, { title: "figure", left: true, text: (r) => TITLES[r.metric] ?? r.metric },
         { title: "measured", value: (r) => r.measured, text: (r) => format.seconds(r.measured) }, { title: "predicted", value: (r) => r.predicted, text: (r) => format.seconds(r.predicted) },
@@ -75,7 +74,7 @@ codesign.sections.trust = (root, data, page) => {
         { title: "error", value: (r) => r.predicted_ms / r.measured_ms, text: (r) => `${(100 * (r.predicted_ms / r.measured_ms - 1)).toFixed(0)} %` }, { title: "inside", left: true, text: (r) => (r.inside ? "yes" : "no") }, { title: "source", left: true, text: (r) => r.source },
       ], shown().sort((a, b) => (b.device === data.device) - (a.device === data.device)), { limit: 200, caption: `Published measurements, ${state.phase}, the ${state.left_out} left out` });
     }
-    q("published-table").closest("details").addEventListener("toggle", fill);
+    page.whenOpen(q("published-table").closest("details"), fill);
     q("phase").addEventListener("change", (event) => { state.phase = event.target.value; update(); });
     q("way").addEventListener("change", (event) => { state.left_out = event.target.value; update(); });
     update();
