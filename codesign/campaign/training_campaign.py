@@ -132,7 +132,8 @@ class _Running:
         self.by_key = {experiment.key: experiment for experiment in campaign.experiments}
         self.runs = {run.key: run for run in store.find_runs(key=list(self.by_key))}
         self.alive = list(self.by_key)
-        ended = [run for run in self.runs.values() if run.status in ("finished", "diverged")]
+        final = ("finished", "diverged", "stopped") if campaign.rungs else ("finished", "diverged")
+        ended = [run for run in self.runs.values() if run.status in final]
         self.outcome = TrainingOutcome(runs=self.runs, before=len(ended))
 
     def run(self) -> TrainingOutcome:

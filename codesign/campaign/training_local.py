@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ __all__ = ["local_workers", "run_here"]
 
 #: A run whose process died so often is given up: it is killed for what it is (its memory), not by chance.
 ATTEMPTS = 3
+_WATCH = "codesign-end-with-parent"
 
 
 def local_workers(threads: int) -> int:
@@ -87,18 +90,23 @@ def _in_processes(tasks: list[TrainingTask], workers: int, attempts: int, on_run
 def _elsewhere(i: int, task: TrainingTask, parent: int) -> tuple[int, TrainingRun | CodesignError]:
     """In a worker: errors of codesign are told, not raised, because a raised one ends the others."""
 
-    def check() -> None:
-        if os.getppid() != parent:  # the command was killed: what it leaves behind must not train on
-            os._exit(1)
-
+    if not any(thread.name == _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
     _mark(task).parent.mkdir(parents=True, exist_ok=True)
     _mark(task).touch()
     try:
-        answer: TrainingRun | CodesignError = run_task(task, check)
+        answer: TrainingRun | CodesignError = run_task(task)
     except CodesignError as error:
         answer = error
     _mark(task).unlink(missing_ok=True)
     return i, answer
+
+
+def _end_with(parent: int) -> None:
+    """Where the command was killed, what it leaves behind must not train on. Checkpoints are whole at any time."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _mark(task: TrainingTask) -> Path:

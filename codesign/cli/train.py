@@ -233,9 +233,10 @@ def _executor(scheduler: str | None, setup: TrainingSetup, workers: int) -> Any:
 
 
 def _left(setup: TrainingSetup, records: Any) -> list[Any]:
-    """Experiments that have not ended."""
+    """Experiments that have not ended; what halving stopped goes on where nothing is to be stopped."""
     every = {e.key: e for e in setup.campaign.experiments}
-    ended = {run.key for run in records.find_runs(key=list(every)) if run.status in ("finished", "diverged")}
+    final = ("finished", "diverged", "stopped") if setup.campaign.rungs else ("finished", "diverged")
+    ended = {run.key for run in records.find_runs(key=list(every)) if run.status in final}
     return [e for key, e in every.items() if key not in ended]
 
 
