@@ -150,9 +150,9 @@ def runs_table(runs: Sequence[TrainingRun], excluded: dict[str, int], group: Seq
 
 def _source(runs: Sequence[TrainingRun], campaigns: Sequence[str], excluded: dict[str, int]) -> dict[str, Any]:
     losses = "".join(sorted(f"{run.key} {run.loss!r}\n" for run in runs))
-    first = runs[0]
+    first, own = runs[0], sorted({run.campaign for run in runs})
     return {
-        "name": "-".join(campaigns) or f"{first.data or 'runs'}-{first.tokenizer}",
-        "text": first.data, "data_digest": first.data_digest, "tokenizer": first.tokenizer, "campaigns": sorted({r.campaign for r in runs}),
+        "name": "-".join(campaigns) or (own[0] if len(own) == 1 and own[0] else f"{first.data or 'runs'}-{first.tokenizer}"),
+        "text": first.data, "data_digest": first.data_digest, "tokenizer": first.tokenizer, "campaigns": own,
         "runs": len(runs), "sha256": hashlib.sha256(losses.encode()).hexdigest(), "excluded": excluded,
     }  # fmt: skip
