@@ -131,7 +131,7 @@ def outside_columns(train: Any, columns: Sequence[str], rows: Any, tolerance: fl
             slack = tolerance * max(abs(low), abs(high), 1e-12)
             low, high = (low / (1 + tolerance), high * (1 + tolerance)) if low > 0 else (low - slack, high + slack)
             empty = ~np.isfinite(values) & bool(known.notna().all() and _varies(known))
-            for row in np.flatnonzero(empty):
+            for row in np.flatnonzero(empty).tolist():
                 found[row].append(f"{name} is empty")
             beyond = np.isfinite(values) if known.isna().all() else (values < low) | (values > high)
             flags, told = beyond.tolist(), name

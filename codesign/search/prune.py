@@ -226,7 +226,7 @@ def _features(space: DesignSpace, rows: Index) -> Array:
 
 def _moved(rng: np.random.Generator, space: DesignSpace, points: Index, count: int) -> Index:
     """Points with up to two axes set at random, (count, axes)."""
-    rows = points[rng.integers(len(points), size=count)].copy()
+    rows: Index = points[rng.integers(len(points), size=count)].copy()
     for _ in range(2):
         axis = rng.integers(len(AXES), size=count)
         move = rng.random(count) < 0.75

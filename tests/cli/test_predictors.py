@@ -66,7 +66,7 @@ def test_the_table_that_ships_names_who_is_in_use_for_each_question(tmp_path: Pa
     done = codesign(tmp_path, "predictors")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for word in ("question", "90 % holds", "--evaluate FILE.csv"):
+    for word in ("question", "in use", "90 %", "--evaluate FILE.csv"):
         assert word in done.stdout
     found = json.loads(codesign(tmp_path, "predictors", "--json").stdout)
     assert {"question", "dataset", "split", "predictor", "mae", "coverage90", "share_chosen", "reason"} <= set(
@@ -127,7 +127,7 @@ def test_a_recipe_is_recommended_with_intervals_and_what_such_advice_cost(tmp_pa
     assert 5e-4 < found["lr"] < 2e-3 and 2**18 < found["batch_tokens"] < 2**20
     assert found["lr_90"][0] <= found["lr"] <= found["lr_90"][1]
     assert 0 <= found["left_out_regret"] < 0.01
-    assert "d_model" not in found["beyond"] and "n_layers" in found["beyond"]  # 24 layers where 13 are the most
+    assert "n_layers" in found["beyond"] and "tokens" not in found["beyond"]  # 24 layers where 13 are the most
 
 
 def test_importance_finds_what_the_law_is_made_of(tmp_path: Path, table: str) -> None:
