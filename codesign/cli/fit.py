@@ -87,10 +87,10 @@ def fit(
     from codesign.predictors.fitted_space import space_of, space_text
 
     name, path = _names(out, source)
-    found = _with_status(
+    found, staged = _with_status(
         f"fitting {len(table.y)} runs",
         lambda: fit_surrogate(table, name=name, dataset=_described(source), command=_command(sys.argv[1:]), source=source,
-                              predictors=names, seed=seed)[0],
+                              predictors=names, seed=seed),
     )  # fmt: skip
     write_text(path, surrogate_text(found))
     space = space_of(found)
@@ -104,10 +104,12 @@ def fit(
         shown = {
             key: found[key] for key in ("name", "dataset", "chosen", "chosen_beyond", "law_form", "ranges", "held_out")
         }
-        print(json.dumps({"schema": "codesign.fit", "version": 1, **shown, "excluded": table.excluded, "file": path,
+        print(json.dumps({"schema": "codesign.fit", "version": 1, **shown, "excluded": table.excluded, "unfit": staged.unfit_, "file": path,
                           "space": beside if space else None, "next": following}, indent=1, allow_nan=False))  # fmt: skip
         return
     _show(table, found, path, beside if space else None)
+    for unfit, why in staged.unfit_.items():
+        print(f"{unfit}: not fitted: {why}")
     print(f"next: {following}")
 
 
