@@ -160,7 +160,7 @@ def draw_closed_forms(review: Review, figure: Any) -> None:
     grid[0, 0].plot(
         d, our_depths(review.problem, review, d), color="#009E73", lw=2.4, ls="-.", label="this run's own cost model"
     )
-    grid[0, 0].legend(fontsize=7, frameon=True)
+    grid[0, 0].legend(fontsize=7, frameon=True, loc="upper right")
     figure.suptitle(
         f"Closed forms of arXiv 2602.10377 over brute force, under the paper's simplified model\n(decode {show_metric('latency_s', s.latency_s)}, "
         f"memory {show_metric('memory_B', s.memory_B)}, r = {s.r:.3g}, g = {s.g:.3g}, ρ = {s.rho:.3g})",
@@ -201,7 +201,7 @@ def _law(axes: Any, m: LawMap) -> None:
     axes.set_ylim(m.y_values[0], m.y_values[-1])
     axes.set_xlabel("width d")
     axes.set_ylabel({"n_layers": "depth l", "r": "activated FFN ratio r", "rho": "activation rate ρ"}[m.axis])
-    axes.legend(fontsize=7, frameon=True)
+    axes.legend(fontsize=7, frameon=True, loc="upper right")
 
 
 def picture(review: Review) -> Any:

@@ -133,7 +133,7 @@ def draw_what_if(review: Review, axes: Any, found: list[Alternative] | None = No
         fontsize=10,
     )
     axes.grid(alpha=0.25, lw=0.5)
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, frameon=False, loc="upper right")
 
 
 def picture(review: Review) -> Any:

@@ -78,7 +78,7 @@ codesign.sections["what-if"] = (root, data, page) => {
     const fits = rows.filter((s) => s.fits), here = rows.find((s) => s.r.here);
     const cheaper = here && here.fits && here.r.price ? fits.filter((s) => s.r.price && s.r.price < here.r.price && s.loss <= here.loss + 1e-9 && s.r.name !== here.r.name) : [];
     const cooler = here && here.fits && here.r.cap_W ? fits.filter((s) => s.r.cap_W && s.r.cap_W < here.r.cap_W && s.loss <= here.loss + 1e-9 && s.r.name !== here.r.name) : [];
-    const list = (l) => [...new Set(l.map((s) => s.r.title))].slice(0, 3).join(", ");
+    const list = (l) => [...new Set(l.map((s) => s.r.title + (s.r.level < 2 ? "" : " (not measured)")))].slice(0, 3).join(", ");
     q("summary").textContent = `${fits.length} of ${rows.length} fit. ` + (here ? `${label(here.r)}: ${here.fits ? `loss ${here.loss.toFixed(3)}` : "does not fit"}. ` : "") +
       (cheaper.length ? `As good or better for less money: ${list(cheaper)}. ` : here?.fits && here.r.price ? "None with a known price is as good for less money. " : "") + (cooler.length ? `As good or better with a lower power cap: ${list(cooler)}.` : here?.fits && here.r.cap_W ? "None is as good with a lower power cap." : "");
     table();
