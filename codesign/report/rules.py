@@ -47,7 +47,7 @@ AXIS_TITLES = {
 _CHOICES = ("experts", "precision")
 FLAT = 0.005  # nats: half a per cent of perplexity
 MOVES = 0.5  # |Spearman| from which an axis is said to move
-SWEEP = 1_500_000
+SWEEP = 5_000_000
 _DRAWS = 400
 
 

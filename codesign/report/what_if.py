@@ -37,7 +37,7 @@ Group = tuple[str, ArchitectureBatch, Array, Ints]
 TIME_KEYS = {"latency_s": "latency", "ttft_s": "ttft", "e2e_s": "e2e"}
 _PHASES: dict[str, tuple[Phase, ...]] = {"latency": ("decode",), "ttft": ("prefill",), "e2e": ("decode", "prefill")}
 _Z90 = NormalDist().inv_cdf(0.95)
-POOL_SIZE = 2_000_000
+POOL_SIZE = 5_000_000
 STEPS = 48
 
 
