@@ -226,6 +226,8 @@ def _text(rule: Rule, cost: Sequence[float], key: str) -> str:
             sentences.append(
                 f"{count} of {len(rule.values)} designs have the {side} value of the space ({_number(end)}): {hope}."
             )
+        if rule.axis == "experts":
+            sentences.append(_most_experts(rule))
         sentences.append(_worth(rule))
     return " ".join(s for s in sentences if s)
 
@@ -263,11 +265,24 @@ def _moves(rule: Rule, cost: Sequence[float], key: str) -> str:
     verb = "Grows" if rule.rank > 0 else "Falls"
     if law is None:
         return f"{verb} {ends} (rank correlation {rule.rank:+.2f}; too few designs for an exponent)."
-    steady = "" if law.r2 >= 0.5 else f", which explains only {max(law.r2, 0):.0%} of how it varies"
+    steady = "" if law.r2 >= 0.5 else f", a fit that explains {100 * max(law.r2, 0):.0f} % of how it varies"
     return (
         f"{verb} {ends}, about as the {law.exponent:.2f} power of the {words} ({law.low:.2f} to {law.high:.2f}{steady}; rank correlation "
         f"{rule.rank:+.2f})."
     )
+
+
+def _most_experts(rule: Rule) -> str:
+    """Where at least half of the designs have as many experts as the space offers."""
+    most = max(_experts(v) for v in rule.offered)
+    count = sum(_experts(v) == most for v in rule.values)
+    if not most or 2 * count < len(rule.values):
+        return ""
+    return f"{count} of {len(rule.values)} designs have the most experts of the space ({most}): a wider space may hold better ones."
+
+
+def _experts(name: str) -> int:
+    return 0 if name == "dense" else int(name.split(" of ")[1])
 
 
 def _worth(rule: Rule) -> str:
@@ -282,16 +297,14 @@ def _worth(rule: Rule) -> str:
     if fitting[worst] <= FLAT and not missing:
         return f"At the budget it does not matter: every value comes within {fitting[worst]:.3f} nats of the best."
     near = [v for v in rule.held if rule.held[v] <= FLAT]
-    spread = (
-        f"{_name(near[0])} to {_name(near[-1])}"
-        if len(near) > 2 and _run(rule, near)
-        else ", ".join(_name(v) for v in near[:6])
-    )
-    return (
-        f"At the budget {_name(best)} is best, {spread} within {FLAT:g} nats; {_name(worst)} costs {fitting[worst]:.3f} nats{none}."
-        if len(near) > 1
-        else f"At the budget {_name(best)} is best; {_name(worst)} costs {fitting[worst]:.3f} nats{none}."
-    )
+    others = [_name(v) for v in near if v != best]
+    if len(near) > 2 and _run(rule, near):
+        close = f", {_name(near[0])} to {_name(near[-1])} within {FLAT:g} nats"
+    elif others:
+        close = f", {', '.join(others[:6])} within {FLAT:g} nats"
+    else:
+        close = ""
+    return f"At the budget {_name(best)} is best{close}; {_name(worst)} costs {fitting[worst]:.3f} nats{none}."
 
 
 def _name(value: Any) -> str:
