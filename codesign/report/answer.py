@@ -54,10 +54,10 @@ def _gaps(review: Review) -> list[tuple[Known, str, Gap, Candidate]]:
     others.sort(key=lambda k: abs(math.log(k.candidate.values[key] / target)))
     for known in [*asked, *others]:
         base = known.baseline
-        if base.at_latency is not None:
-            found.append((known, "at its latency", base.at_latency, by_name[base.at_latency.design]))
-        elif base.at_loss is not None:
-            found.append((known, "at its loss", base.at_loss, by_name[base.at_loss.design]))
+        for where, gap in (("at its latency", base.at_latency), ("at its loss", base.at_loss)):
+            if gap is not None and gap.design in by_name:
+                found.append((known, where, gap, by_name[gap.design]))
+                break
     return found[:3]
 
 
