@@ -172,8 +172,8 @@ def qlognehvi(pair: Pair, seed: int, evaluations: int) -> list[int]:
         front = -pair.objectives([int(i) for i in front_of(pair.table, pair.table.value, np.array(asked))])
         reference = front.min(axis=0) - 0.1 * np.ptp(front, axis=0)
         gain = qLogNoisyExpectedHypervolumeImprovement(
-            model, ref_point=reference.tolist(), X_baseline=x, prune_baseline=True, cache_root=False,
-            sampler=SobolQMCNormalSampler(torch.Size([64]), seed=seed),
+            model, ref_point=reference.tolist(), X_baseline=x, prune_baseline=True,
+            sampler=SobolQMCNormalSampler(torch.Size([32]), seed=seed),
         )  # fmt: skip
         free = np.setdiff1d(np.arange(len(pair.table)), asked)
         some = rng.choice(free, min(1000, len(free)), replace=False)

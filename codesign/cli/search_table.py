@@ -261,10 +261,10 @@ def _warn_of_results(table: CandidateTable, options: TableOptions) -> None:
     from codesign.cli.common import parse_list
     from codesign.search.table_features import features_of
 
-    if options.features or np.ptp(table.value[np.isfinite(table.value)]) == 0:
+    known = np.isfinite(table.value)
+    if options.features or known.sum() < 20 or np.ptp(table.value[known]) == 0:
         return
     features = features_of(table, (), parse_list(options.ignore), parse_list(options.labels))
-    known = np.isfinite(table.value)
     near = [
         name
         for k, name in enumerate(features.number_names)

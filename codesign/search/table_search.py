@@ -21,7 +21,7 @@ from codesign.errors import SpecError
 from codesign.search.front import hypervolume
 from codesign.search.table import CandidateTable
 from codesign.search.table_features import Features
-from codesign.search.table_gain import cells_of, expected_gain
+from codesign.search.table_gain import Cells, cells_of, expected_gain
 from codesign.search.table_model import MIN_ROWS, TableModel
 from codesign.search.table_score import front_of
 
@@ -150,7 +150,7 @@ class TableSearch:
         gains: list[float] = []
         for _ in range(count):
             cells = cells_of(held, values, reference)
-            row, gain = _largest(bound, lambda part, c=cells: expected_gain(c, cost[part], mean[part], std[part]))
+            row, gain = _largest(bound, cells, cost, mean, std)
             if gain <= 0:  # nothing can gain: learn where least is known
                 row = int(np.argmax(np.where(bound < 0, -1.0, std)))
             bound[row] = -1.0
@@ -180,8 +180,8 @@ class TableSearch:
         return np.asarray(sample[chosen])
 
 
-def _largest(bound: Array, evaluate: Callable[[Index], Array]) -> tuple[int, float]:
-    """Index and value of the largest of `evaluate`, whose values never exceed `bound`, which is tightened in place."""
+def _largest(bound: Array, cells: Cells, cost: Array, mean: Array, std: Array) -> tuple[int, float]:
+    """Row of the largest expected gain, and that gain; no gain exceeds its old one, `bound`, which is tightened in place."""
     order = np.argsort(-bound, kind="stable")
     best, value = int(order[0]), -1.0
     for start in range(0, len(order), _CHUNK):
@@ -189,7 +189,7 @@ def _largest(bound: Array, evaluate: Callable[[Index], Array]) -> tuple[int, flo
         part = part[bound[part] >= 0]
         if not len(part) or bound[part[0]] <= value:
             break
-        bound[part] = evaluate(part)
+        bound[part] = expected_gain(cells, cost[part], mean[part], std[part])
         top = part[int(np.argmax(bound[part]))]
         if bound[top] > value:
             best, value = int(top), float(bound[top])
