@@ -38,7 +38,7 @@ def fitted(path: Path, predictors: Any = NAMES, **changes: Any) -> tuple[dict[st
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, SurrogateLaw]:
     folder = tmp_path_factory.mktemp("fitted")
-    data, staged = fitted(write_rows(folder / "rows.csv"))
+    data, staged = fitted(write_rows(folder / "rows.csv", tokens=(2e6, 4e6, 8e6)))
     (folder / "mine.json").write_text(surrogate_text(data), encoding="utf-8")
     law = load_law(folder / "mine.json")
     assert isinstance(law, SurrogateLaw)
