@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float64]
 #: Fits by a digest of all that they follow from; the oldest goes first.
 _FITTED: dict[bytes, tuple[Array, Array]] = {}
 _MOST_FITTED = 512
+#: Of a bootstrap refit, which starts at the fit.
+_STEPS = 6
 
 
 class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is Any to mypy
@@ -30,13 +32,13 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
     ``minimise sum_i rho((ln L(p, x_i) - ln y_i) / s) + sum_j ((p_j - m_j) / d_j)^2``, rho soft-L1, s = `noise`; m and d are the
     priors of `codesign.predictors.law_terms`. The standard deviation joins the spread of `draws` Bayesian bootstrap fits over whole
-    groups (arXiv 1803.04227 and Rubin 1981) with the scatter of the residuals.
+    groups (Rubin 1981) with the scatter of the residuals.
 
     Args:
         form: One of `law_terms.LAW_NAMES`, or several: ``median(aspect*, additive*, chinchilla*)``, see `law_terms.MedianLaw`.
         recipe: Whether learning rate and batch are inputs; None: where both vary.
         noise: Relative error of one run that counts as usual.
-        draws: Bootstrap fits.
+        draws: Bootstrap draws.
         starts: Random starts of the fit beside the prior mean.
         random_state: Seed.
 
@@ -150,12 +152,19 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
             if best is None or found.cost < best.cost:
                 best = found
         assert best is not None
-        draws = []
+        return np.asarray(best.x), self._bootstrap(np.asarray(best.x), x, loss, weight, group)
+
+    def _bootstrap(self, p: Array, x: dict[str, Array], loss: Array, weight: Array, group: Any) -> Array:
+        """Draws, (draws, parameters): refits from p, a few steps each, to random weights of the groups.
+
+        The weights follow from `random_state` alone, so that draws of several forms belong together.
+        """
         rng = np.random.default_rng((self.random_state, 1))
-        for _ in range(self.draws):
+        draws = np.empty((self.draws, p.size))
+        for draw in draws:
             share = rng.exponential(size=int(group.max()) + 1)[group]
-            draws.append(self._solve(best.x, x, loss, weight * share / share.mean(), 12).x)
-        return np.asarray(best.x), np.array(draws).reshape(len(draws), best.x.size)
+            draw[:] = self._solve(p, x, loss, weight * share / share.mean(), _STEPS).x
+        return draws
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Loss in nats per token, (rows,); with ``return_std`` also the standard deviation of a newly trained run."""
@@ -191,24 +200,18 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
             if name in names:
                 self._mean[names.index(name)] = rest + np.log(share)
 
-    def _solve(self, p0: Array, x: dict[str, Array], loss: Array, weight: Array, limit: int = 400) -> Any:
+    def _solve(self, p0: Array, x: dict[str, Array], loss: Array, weight: Array, limit: int = 200) -> Any:
         log_loss, root = np.log(loss), np.sqrt(weight)
         inside = np.clip(p0, self._low + 1e-6, self._high - 1e-6)
-        # soft-L1 by hand, so that the priors stay quadratic: r = sqrt(2 (sqrt(1 + e^2) - 1)) sign(e)
 
         def scaled(p: Array) -> Array:
             return np.asarray(root * (np.log(np.maximum(self.law_(p, x), 1e-3)) - log_loss) / self.noise)
 
         def residual(p: Array) -> Array:
-            error = scaled(p)
-            soft = np.sign(error) * np.sqrt(2.0 * (np.sqrt(1.0 + error**2) - 1.0))
-            return np.concatenate([soft, (p - self._mean) / self._std])
+            return np.concatenate([_soft_l1(scaled(p))[0], (p - self._mean) / self._std])
 
         def jacobian(p: Array) -> Array:
-            error = scaled(p)
-            inner = np.sqrt(1.0 + error**2)
-            # dr/de = e / (r sqrt(1 + e^2)), with r^2 = 2 e^2 / (sqrt(1 + e^2) + 1)
-            slope = np.sqrt((inner + 1.0) / 2.0) / inner
+            slope = _soft_l1(scaled(p))[1]
             return np.vstack([(slope * root / self.noise)[:, None] * self._log_slopes(p, x), np.diag(1.0 / self._std)])
 
         return least_squares(
@@ -222,3 +225,9 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         values = np.log(np.maximum(self.law_(moved[:, :, None], {k: v[None, :] for k, v in x.items()}), 1e-3))
         values = np.broadcast_to(values, (2 * p.size, next(iter(x.values())).size))
         return np.asarray(((values[: p.size] - values[p.size :]) / (2.0 * step[:, None])).T)
+
+
+def _soft_l1(error: Array) -> tuple[Array, Array]:
+    """r with r^2 = 2 (sqrt(1 + e^2) - 1), and dr/de: by hand rather than by `loss=`, so that the priors stay quadratic."""
+    root = np.sqrt(1.0 + error**2)
+    return error * np.sqrt(2.0 / (root + 1.0)), np.sqrt((root + 1.0) / 2.0) / root
