@@ -24,20 +24,28 @@ def curve(loss: Sequence[float]) -> list[CurvePoint]:
 
 
 def power(scale: float, exponent: float) -> list[CurvePoint]:
-    """ln L = ln(scale) - exponent ln t: what the rule extrapolates without any error."""
+    """L = scale * t**-exponent."""
     return curve([scale * (s / 200) ** -exponent for s in STEPS])
 
 
 def test_by_hand() -> None:
-    """At a fifth, three pure power laws: ln L ends at ln(scale) - exponent ln 5 exactly, so sigma is 0.
+    """At a half, four runs; from half of the rung (step 100) to the rung ln L falls by 0.1, 0.1, 0.1 and 0.3.
 
-    0: 2.0 * 5**-0.10 = 1.703; 1: 2.1 * 5**-0.10 = 1.788, larger: dropped; 2: 2.1 * 5**-0.25 = 1.404, behind 0 now and ahead
-    at the end: kept.
+    sigma = std(0.1, 0.1, 0.1, 0.3) = 0.1; to the end is one doubling, as from step 100 to 200: margin = sqrt(2) * 0.1 = 0.1414.
+    Ahead of run 1 by ln(2.4 / 2.0) = 0.182 is run 0, smaller: dropped. Run 2 is behind by ln(2.2 / 2.0) = 0.095: kept. Run 3 is
+    the smallest: kept, whatever its loss.
     """
-    runs = [power(2.0, 0.10), power(2.1, 0.10), power(2.1, 0.25)]
-    assert can_still_win(runs, [1.0, 2.0, 3.0], share=0.2) == [True, False, True]
-    assert can_still_win(runs, [2.0, 1.0, 3.0], share=0.2) == [True, True, True]  # 1 is the smallest now
-    assert can_still_win(runs, [1.0, 1.0, 1.0], share=0.2) == [False, False, True]  # of equal cost, the best
+    fall = {
+        0.1: (1.2, 1.2, 1.2, math.exp(0.1), 1.05, 1.04, 1.02, 1.0),
+        0.3: (2, 2, 2, math.exp(0.3), 1.2, 1.1, 1.05, 1.0),
+    }
+    runs = [curve([end * x for x in fall[by]]) for end, by in ((2.0, 0.1), (2.4, 0.1), (2.2, 0.1), (3.0, 0.3))]
+    assert can_still_win(runs, [2.0, 3.0, 4.0, 1.0], share=0.5) == [True, False, True, True]
+    assert can_still_win(runs, [3.0, 2.0, 4.0, 1.0], share=0.5) == [True, True, True, True]  # none ahead is smaller
+    assert can_still_win(runs, [1.0, 1.0, 1.0, 1.0], share=0.5) == [True, False, True, False]  # of equal cost, the best
+    # from a quarter, two doublings are left: margin 0.283
+    assert can_still_win(runs, [2.0, 3.0, 4.0, 1.0], share=0.25) == [True, True, True, True]
+    assert can_still_win(runs, [2.0, 3.0, 4.0, 1.0], share=0.25, confidence=0.5) == [True, False, True, True]
 
 
 def test_unsure_curves_keep_more() -> None:
