@@ -46,10 +46,13 @@ def train(
     ] = None,
     halving: Annotated[
         bool,
-        typer.Option("--halving/--no-halving", help="Stop runs early that cannot be on the frontier of loss and size."),
+        typer.Option(
+            "--halving/--no-halving",
+            help="Stop runs early that cannot be on the frontier of loss and size; a law learns more from all: --no-halving.",
+        ),
     ] = True,
     rungs: Annotated[
-        str | None, typer.Option(help="Shares of the steps at which runs are judged, such as 0.2,0.5.")
+        str | None, typer.Option(help="Shares of the steps at which runs are judged; default: 0.2,0.4,0.6,0.8.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Runs at a time; default: as many as there are cores, 1 on a GPU.")
@@ -256,6 +259,10 @@ def _show_plan(setup: TrainingSetup, left: list[Any], workers: int, *, here: boo
         f"  text: {text.data}, {format_count(text.train_tokens)} tokens to train on and {format_count(text.valid_tokens)} held out "
         f"({text.tokenizer})"
     )
+    if max(counts) > text.train_tokens:
+        print(
+            f"  {format_count(max(counts))} tokens read it {max(counts) / text.train_tokens:.1f} times: more text would be worth more"
+        )
     if setup.known:
         print(f"  {setup.known} finished runs on it were known to the plan")
     shown = f"{rates[0]:.2g}" if len(rates) == 1 else f"{rates[0]:.2g} to {rates[-1]:.2g}"

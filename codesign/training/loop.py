@@ -162,7 +162,7 @@ class _Training:
         if state is not None:
             self._restore(state)
         elif self.recipe.tokens > self.batches.epoch_tokens:
-            _LOG.warning(
+            _LOG.info(
                 "%s: %d training tokens are read %.1f times",
                 self.tokens.data, self.batches.epoch_tokens, self.recipe.tokens / self.batches.epoch_tokens,
             )  # fmt: skip

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -193,7 +192,7 @@ def test_until_out_of_range(places, tmp_path, until) -> None:
 
 
 def test_text_read_more_than_once_is_said(places, tmp_path, caplog) -> None:
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         train(tiny_spec(*places, tokens=2_000_000), tmp_path, until=1e-4)
     assert "training tokens are read" in caplog.text
 
