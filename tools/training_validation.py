@@ -55,6 +55,7 @@ class Campaign:
     table: LossTable
     costs: dict[str, Array]
     stopped: int
+    measured: tuple[int, int]  # active parameters of the models that the cost model was calibrated on
 
     @property
     def loss(self) -> Array:
@@ -71,15 +72,17 @@ def load(path: Path, measurements: Path, example: Path) -> Campaign:
     ordered = np.argsort(np.asarray(table.frame["params_nonembed_active"]), kind="stable")
     table = table.take(ordered)
     finished = [by_key[key] for key in table.frame["run_id"]]
-    model = host_model(measurements, example)
+    model, measured = host_model(measurements, example)
     work = Workload(prompt_tokens=128, output_tokens=128, batch_size=1)
     latency = [float(model.estimate(run.architecture, work, PRECISIONS["fp32"]).decode_s) for run in finished]
     size = np.asarray(table.frame["params_nonembed_active"], dtype=float)
-    return Campaign(finished, table, {"parameters": size, "host latency": np.array(latency)}, len(runs) - len(finished))
+    return Campaign(
+        finished, table, {"parameters": size, "host latency": np.array(latency)}, len(runs) - len(finished), measured
+    )
 
 
-def host_model(measurements: Path, example: Path) -> RooflineModel:
-    """The cost model of the measured host CPU."""
+def host_model(measurements: Path, example: Path) -> tuple[RooflineModel, tuple[int, int]]:
+    """The cost model of the measured host CPU, and the sizes that it was calibrated on."""
     head = json.loads(example.read_text().splitlines()[0])["device"]
     text = gzip.decompress(measurements.read_bytes()).decode()
     found = list(read_jsonl(text.splitlines(), str(measurements)))
@@ -91,7 +94,8 @@ def host_model(measurements: Path, example: Path) -> RooflineModel:
     device, _ = calibrate_measurements(device, found, source=measurements.name, force=True)
     work = Workload(prompt_tokens=128, output_tokens=128, batch_size=1)
     rates = load_calibration().rates(device, "onnxruntime", PRECISIONS["fp32"], 1, work)
-    return RooflineModel.of(device, rates)
+    sizes = [m.architecture.params_active for m in found]
+    return RooflineModel.of(device, rates), (min(sizes), max(sizes))
 
 
 # ---- predictors on rows that they did not see
@@ -383,7 +387,7 @@ over all models, reference ({REFERENCE}, {REFERENCE}). Recall: share of the true
 
 {markdown(("trained", "cost", "predictions for the rest", "regret", "recall", "precision", "members"), fronts)}
 
-The cost model was calibrated on models of 10M to 150M parameters, so latencies of models this small are its extrapolation (mostly
+The cost model was calibrated on models of {format_count(campaign.measured[0])} to {format_count(campaign.measured[1])} parameters, so latencies of models this small are its extrapolation (mostly
 overheads); both frontiers use the same ones.
 
 ## How many models it takes
@@ -452,6 +456,10 @@ def plot(campaign: Campaign, found: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("latency per token, µs (predicted)" if scale > 1 else "parameters without embeddings")
     for axis in (axes[0, 0], axes[0, 1], axes[1, 0]):
         axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        ticks = [m * 10.0**e for e in range(9) for m in (1, 2, 3, 5) if low <= m * 10.0**e <= high]
+        axis.set_xticks(ticks, [f"{v / 1e3:g}k" if v >= 1e4 else f"{v:g}" for v in ticks])
+        axis.set_xticks([], minor=True)
         axis.set_ylabel("loss, nats per token")
         axis.legend(fontsize=8, frameon=False)
     axes[0, 0].set_xlabel("parameters without embeddings")
