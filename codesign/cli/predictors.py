@@ -85,11 +85,11 @@ def predictors(
         raise SpecError("--predict needs a file to write to; give --out FILE.csv")
 
     from codesign.predictors.loss_table import read_loss_table
-    from codesign.predictors.questions import ask
+    from codesign.predictors.questions import ask, complete
 
     table = read_loss_table(evaluate, target, parse_list(group) or None, where or [])
     if columns:
-        read = [_known(table, name) for name in parse_list(columns)]
+        table, read = complete(table, [_known(table, name) for name in parse_list(columns)])
     else:
         table, read = ask(question, table)
     names = _names(parse_list(chosen))

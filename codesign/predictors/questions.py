@@ -20,13 +20,16 @@ from codesign.errors import SpecError, UnknownNameError
 from codesign.predictors.features import ARCHITECTURE, FUNCTION, TECHNIQUE
 from codesign.predictors.loss_table import LossTable, group_of
 
-__all__ = ["QUESTIONS", "Question", "architecture_columns", "ask", "best_recipes", "outside_columns"]
+__all__ = ["QUESTIONS", "Question", "architecture_columns", "ask", "best_recipes", "complete", "outside_columns"]
 
 Array = npt.NDArray[np.float64]
 #: Recipe columns that a shape's best run is chosen over; the others (tokens, context, corpus) stay conditions.
 RECIPE = ("lr", "batch_tokens", "schedule", "warmup_steps", "weight_decay", "hparams", "warmup")
 _SIZES = ("params_nonembed_active", "params_active", "params_total")
 _CONDITIONS = ("tokens", "seq_len", "chinchilla_multiplier")
+#: Counts of which an empty cell means none; and the largest share of empty cells for which rows go rather than the column.
+COUNTS = ("n_experts", "top_k", "d_ff_expert", "d_ff_shared", "n_dense_layers")
+_EMPTY = 0.2
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,31 @@ def ask(question: str, table: LossTable) -> tuple[LossTable, list[str]]:
     wanted = [name for name in asked.columns if name in frame.columns and name not in table.group_columns]
     columns = [name for name in asked.columns if name in frame.columns and frame[name].notna().any()]
     kept = [name for name in frame.columns if name not in known or name in wanted or name in table.group_columns]
-    return replace(table, frame=frame[kept]), columns
+    return complete(replace(table, frame=frame[kept]), columns)
+
+
+def complete(table: LossTable, columns: Sequence[str]) -> tuple[LossTable, list[str]]:
+    """A table without empty cells in the columns that are read: rows go where at most a fifth are empty, else the column does.
+
+    An empty count of experts means none and stays.
+    """
+    gone: list[str] = []
+    lacking = np.zeros(len(table.frame), dtype=bool)
+    excluded = dict(table.excluded)
+    for name in columns:
+        empty = table.frame[name].isna().to_numpy()
+        if name in COUNTS or not empty.any():
+            continue
+        if empty.mean() > _EMPTY:
+            gone.append(name)
+            continue
+        fresh = int((empty & ~lacking).sum())
+        if fresh:
+            excluded[f"no value in '{name}'"] = fresh
+        lacking |= empty
+    drop = [name for name in gone if name not in table.group_columns]
+    found = replace(table, frame=table.frame.drop(columns=drop), excluded=excluded)
+    return (found.take(~lacking) if lacking.any() else found), [name for name in columns if name not in gone]
 
 
 def best_recipes(table: LossTable) -> LossTable:

@@ -16,7 +16,7 @@ from codesign.architecture import Architecture
 from codesign.errors import SpecError, UnknownNameError
 from codesign.predictors.law_regressor import LawRegressor
 from codesign.predictors.loss_table import LossTable
-from codesign.predictors.questions import QUESTIONS, architecture_columns, ask, best_recipes, outside_columns
+from codesign.predictors.questions import QUESTIONS, architecture_columns, ask, best_recipes, complete, outside_columns
 from codesign.predictors.recipes import RecipeAdvisor, cells_of, regret, step_law
 
 
@@ -64,6 +64,17 @@ def test_best_recipes_keep_operators_apart() -> None:
     frame = table.frame.assign(activation=np.where(np.arange(len(table.frame)) % 2, "gelu", "silu"))
     found = best_recipes(LossTable(table.name, frame, "loss", table.group_columns, {}, None))
     assert found.y.size == 12
+
+
+def test_empty_cells_cost_the_row_or_the_column() -> None:
+    """2 of 20 tokens empty: two rows go and are counted; 12 of 20 warm-ups: the column goes; an empty count of experts means none."""
+    frame = pd.DataFrame({"n_layers": range(20), "tokens": [np.nan, np.nan, *[1e9] * 18], "warmup_steps": [np.nan] * 12 + [5.0] * 8,
+                          "n_experts": [np.nan] * 10 + [8.0] * 10, "loss": 2.0})  # fmt: skip
+    table = LossTable("x.csv", frame, "loss", ("n_layers",), {"marked diverged": 1}, None)
+    found, columns = complete(table, ["n_layers", "tokens", "warmup_steps", "n_experts"])
+    assert found.y.size == 18 and columns == ["n_layers", "tokens", "n_experts"]
+    assert found.excluded == {"marked diverged": 1, "no value in 'tokens'": 2}
+    assert "warmup_steps" not in found.frame
 
 
 def test_rows_beyond_the_data_are_named_by_column() -> None:
