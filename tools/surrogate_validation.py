@@ -34,7 +34,7 @@ from surrogate_report import write_held_out, write_report
 from surrogate_sets import SETS, DataSet, published
 
 from codesign.errors import SpecError
-from codesign.predictors.evaluate import Split, evaluate, row_splits
+from codesign.predictors.evaluate import Split, evaluate, group_splits, row_splits
 from codesign.predictors.loss_table import LossTable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +78,10 @@ def cells(data: DataSet, table: LossTable, repeats: int) -> Iterator[Cell]:
         split = largest(table, data.largest)
         if split is not None:
             yield Cell(data.name, "largest", "0", capped(split, 0), 5)
+    count = len(table.frame)
+    if count < 2 * SIZES[0] and data.largest == 0.0:  # too few for a curve: four folds
+        for number, split in enumerate(group_splits(table, 4)):
+            yield Cell(data.name, "curve", f"{3 * count // 4}.{number}", split, 4)
     for rows in SIZES:
         try:
             splits = row_splits(table, rows, repeats if rows < 200 else min(repeats, 2))
@@ -126,6 +130,9 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=["published", "largest", "curve"])
     parser.add_argument("--predictors", nargs="*", default=None)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument(
+        "--cpu-s", type=float, default=float("inf"), help="start no cell after so much CPU time; run it again"
+    )
     parser.add_argument("--report-only", action="store_true", help="write the results from the cache as it is")
     parser.add_argument("--output", type=Path, default=ROOT, help="root that the results are written under")
     arguments = parser.parse_args()
@@ -139,6 +146,8 @@ def main() -> None:
                     path = arguments.cache / cell.file
                     if cell.kind != kind or path.exists():
                         continue
+                    if time.process_time() > arguments.cpu_s:
+                        return
                     found = run(cell, SETS[name], table, arguments.predictors)
                     part = path.with_suffix(".part")
                     part.write_text(json.dumps(found))
