@@ -223,10 +223,10 @@ def _closing(screen: Any, search: TableSearch, view: Ask, folder: Path) -> None:
     skipped = {n: why for n, why in features.left_out.items() if n not in goals and why != "constant"}
     if skipped:
         screen.print("left out as features: " + ", ".join(f"{n} ({why})" for n, why in list(skipped.items())[:6]))
-    if view.predictor:
+    if view.predictors:
         others = ", ".join(f"{name} {score:.3g}" for name, score in view.scores.items())
-        judged = f" (error on left-out rows, CRPS: {others})" if others else ""
-        screen.print(f"predictor: {view.predictor}{judged}")
+        judged = f" (CRPS on left-out rows: {others})" if others else ""
+        screen.print(f"predicted by: {' + '.join(view.predictors)}{judged}")
     if table.dropped:
         screen.print("dropped: " + ", ".join(f"{count:,} rows ({reason})" for reason, count in table.dropped.items()))
     trained = search.value[search.order]
@@ -248,7 +248,7 @@ def _reference(search: TableSearch, ask: Ask) -> str:
 
 def _model_facts(view: Ask) -> dict[str, Any]:
     scores = {name: round(score, 6) for name, score in view.scores.items()}
-    return {"predictor": view.predictor, "left_out_crps": scores}
+    return {"predictors": list(view.predictors), "left_out_crps": scores}
 
 
 def _warn_of_results(table: CandidateTable, options: TableOptions) -> None:

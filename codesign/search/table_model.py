@@ -1,12 +1,13 @@
-"""The surrogate of a table's quality: several predictors, the one that predicts left-out asked rows best.
+"""The surrogate of a table's quality: several predictors, the mixture of those that predict left-out rows well.
 
 Candidates: a Gaussian process on the number columns, one on numbers and labels, and boosted trees. Each is scored on rows that it did
 not see by the continuous ranked probability score of its normal prediction,
 
     CRPS = s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt pi),   z = (y - m) / s
 
-which is in units of the quality and asks for good means and honest intervals at once (Gneiting and Raftery 2007, eq. 21). The best is used
-until the rows have doubled; then they are judged again.
+which is in units of the quality and asks for good means and honest intervals at once (Gneiting and Raftery 2007, eq. 21). Those within
+25 % of the best are used as an equal mixture: where they disagree, its standard deviation says so. When the rows have doubled they are
+judged again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ Index = npt.NDArray[np.int64]
 MIN_ROWS = 8
 _FOLDS = 4
 _GROWTH = 2.0
+_CLOSE = 1.25
 _TREES_FROM = 40  # below, four folds leave trees fewer rows than they have splits to choose
 
 
@@ -53,12 +55,12 @@ class TableModel:
         features: Of all rows. seed: Of the folds and of the trees.
 
     Attributes:
-        used: Name of the predictor in use. scores: Name -> CRPS at the last judgement.
+        used: Names of the predictors that are mixed. scores: Name -> CRPS at the last judgement.
     """
 
     def __init__(self, features: Features, seed: int = 0) -> None:
         self.seed = seed
-        self.used = ""
+        self.used: tuple[str, ...] = ()
         self.scores: dict[str, float] = {}
         self._judged_at = 0
         moving = (
@@ -84,13 +86,15 @@ class TableModel:
         """Fit to rows (indices) with their quality value (rows,), minimised."""
         if len(rows) >= _GROWTH * self._judged_at or not self.used:
             self._judge(rows, value)
-        self._fitted = self._makers[self.used]().fit(self._inputs[self.used][rows], value)
+        self._fitted = {name: self._makers[name]().fit(self._inputs[name][rows], value) for name in self.used}
         return self
 
     def predict(self) -> tuple[Array, Array]:
         """Mean and standard deviation of the quality of every row of the table, each (rows,)."""
-        mean, std = self._fitted.predict(self._inputs[self.used], return_std=True)
-        return np.asarray(mean), np.asarray(std)
+        each = [model.predict(self._inputs[name], return_std=True) for name, model in self._fitted.items()]
+        mean = np.mean([m for m, _ in each], axis=0)
+        variance = np.mean([s * s + (m - mean) ** 2 for m, s in each], axis=0)
+        return np.asarray(mean), np.asarray(np.sqrt(variance))
 
     def _judge(self, rows: Index, value: Array) -> None:
         """Score every candidate on left-out rows; a constant quality leaves nothing to judge."""
@@ -106,8 +110,9 @@ class TableModel:
                     model = self._makers[name]().fit(inputs[rows[~out]], value[~out])
                     left[:, out] = model.predict(inputs[rows[out]], return_std=True)
                 self.scores[name] = crps(value, left[0], left[1])
-            names.sort(key=lambda name: self.scores[name])
-        self.used = names[0]
+            names = sorted(names, key=self.scores.__getitem__)
+            names = [name for name in names if self.scores[name] <= _CLOSE * self.scores[names[0]]]
+        self.used = tuple(names)
 
 
 def _process(labels: list[int] | None) -> Any:

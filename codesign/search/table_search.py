@@ -1,8 +1,9 @@
 """Search on a table: which rows to train next, by expected hypervolume gain, until the budget of trainings is spent.
 
 1. The first batch covers the features: the rows nearest to the centres of k-means.
-2. A surrogate (`table_model`) is fitted to what was asked. Qualities worse than the reference are cut to it: they cannot gain, so how
-   much worse they are must not bend the surrogate.
+2. A surrogate (`table_model`) is fitted to what was asked. Qualities are cut at three times the distance from the best to the reference:
+   they cannot gain, so how much worse still they are must not bend the surrogate. (Cut at the reference itself, the surrogate
+   no longer tells the failed from the mediocre, and searches got stuck.)
 3. The reference: cost, 1 % of the range beyond the dearest row; quality, the worse of the median of the first batch and 10 % beyond the observed front. A cost
    reference taken from the observed front never looks at rows dearer than what is already found.
 4. Rows are asked one after the other by expected gain (`table_gain`); a row that was picked counts as found with its predicted
@@ -32,6 +33,7 @@ Index = npt.NDArray[np.int64]
 
 FIRST = 20
 _BEYOND = 0.1
+_CUT = 2.0
 _DEAREST = 0.01  # so that the dearest row can gain, too
 _CHUNK = 512
 _KMEANS_ROWS = 2000
@@ -44,7 +46,8 @@ class Ask:
     Attributes:
         rows: Indices, the most promising first. mean, std: Predicted quality of all rows (minimised); None at a first batch.
         gain: Expected hypervolume gain of each row when it was picked, as a share of the hypervolume found so far; None at a first batch.
-        reference: Costs and quality beyond which nothing counts; None at a first batch. predictor: What predicted; scores: of all that were judged.
+        reference: Costs and quality beyond which nothing counts; None at a first batch. predictors: What
+            predicted; scores: of all that were judged.
     """
 
     rows: Index
@@ -52,7 +55,7 @@ class Ask:
     std: Array | None = None
     gain: Array | None = None
     reference: Array | None = None
-    predictor: str = ""
+    predictors: tuple[str, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
 
 
@@ -122,7 +125,9 @@ class TableSearch:
 
     def _fit(self) -> TableModel:
         rows = np.array(self.order, dtype=np.int64)
-        return self._model.fit(rows, np.fmin(self.value[rows], self._worst()))
+        worst = self._worst()
+        best = float(np.nanmin(self.value[rows]))
+        return self._model.fit(rows, np.fmin(self.value[rows], worst + _CUT * (worst - best)))
 
     def _worst(self) -> float:
         """Reference of the quality; fmin with it also takes the place of nan."""

@@ -48,7 +48,7 @@ def test_ask_fill_ask_again_until_done(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for text in (
         "expected to raise the hypervolume found by",
-        "predictor: ",
+        "predicted by: ",
         "CRPS",
         "frontier.csv",
         f"{QUALITY} (max)",

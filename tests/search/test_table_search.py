@@ -129,7 +129,8 @@ def test_the_surrogate_is_judged_on_left_out_rows(whole) -> None:  # type: ignor
     rows = np.arange(60)
     model = TableModel(features).fit(rows, table.value[rows])
     assert set(model.scores) == {"process on numbers", "process on numbers and labels", "trees"}
-    assert model.used == min(model.scores, key=model.scores.__getitem__)
+    best = min(model.scores.values())
+    assert set(model.used) == {name for name, score in model.scores.items() if score <= 1.25 * best}
     mean, std = model.predict()
     error = np.abs(mean - table.value)[60:]
     assert error.mean() < 0.2 * np.std(table.value) and (error < 1.645 * std[60:]).mean() > 0.7
