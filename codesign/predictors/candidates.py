@@ -216,7 +216,7 @@ def _model(kind: str, random_state: int) -> Any:
     if kind == "gp":
         from codesign.predictors.gaussian_process import GaussianProcess
 
-        return GaussianProcess(kernel="rbf", noise_floor=1e-4, hyper_rows=300, random_state=random_state)
+        return GaussianProcess(kernel="rbf", noise_floor=1e-4, hyper_rows=400, random_state=random_state)
     if kind == "trees":
         from codesign.predictors.trees import BoostedTrees
 

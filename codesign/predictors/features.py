@@ -58,7 +58,8 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
       ``ln(d_model / n_layers)``, ``ln(d_ff / d_model)``; heads as head size and KV share.
     - Other positive numbers that span more than a factor 1.5: their log; other numbers: as they are.
     - Text: one column a category (a category that the fit did not see: all zero). A list such as ``512-512-768`` (one number a
-      layer): mean, least, greatest, first and last, in logs.
+      layer): the log of its mean. Least, greatest, first and last value beside it cost more than they told: on two of the
+      language-model sets of ``../shared/data/nas`` Kendall's tau with 50 rows fell from 0.979 to 0.965 and 0.937 to 0.924.
     - Constant columns, those that say the same as an earlier one, and head sizes and KV shares that the width fixes are dropped.
 
     Args:
@@ -190,13 +191,8 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
             texts = np.array([str(v) for v in X[name]])
             return {f"{name}={value}": (texts == value).astype(float) for value in self.categories_[name]}
         if kind == "sequence":
-            rows = [np.array([float(part) for part in re.split(r"[-|]", str(v))]) for v in X[name]]
-            found = {
-                "mean": np.array([r.mean() for r in rows]), "least": np.array([r.min() for r in rows]),
-                "greatest": np.array([r.max() for r in rows]), "first": np.array([r[0] for r in rows]),
-                "last": np.array([r[-1] for r in rows]),
-            }  # fmt: skip
-            return {f"{part} {name}": np.log(np.maximum(v, 1e-9)) for part, v in found.items()}
+            means = [np.mean([float(part) for part in re.split(r"[-|]", str(v))]) for v in X[name]]
+            return {f"ln mean {name}": np.log(np.maximum(means, 1e-9))}
         values = np.asarray(X[name], dtype=float)
         if name in _ZERO:
             return {name: np.log1p(np.nan_to_num(values, nan=0.0))}

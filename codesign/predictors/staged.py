@@ -8,7 +8,7 @@ with many rows trees and ensembles may. For each predictor, on rows whose whole 
 3. intervals: after the conformal correction, with the factor set on the *other* folds, the 90 % interval must hold 85 to 95 % of rows.
 
 Of those that pass, the least error wins; among equals (within 2 %) the simpler. Rows beyond the data are predicted by the winner among
-predictors that follow a law, judged on the largest groups left out (among equals, within 25 %, the simpler): trees, Gaussian
+predictors that follow a law, judged on the largest groups left out (among equals, within 25 %, law + gp): trees, Gaussian
 processes and networks alone never extrapolate.
 """
 
@@ -209,22 +209,26 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
 
     def _choose(self) -> None:
         order = [*CANDIDATES, "stack"]
+        # A Gaussian process on a law's residual keeps what it learned near the data and leaves the rest to the law.
+        order_beyond = sorted(order, key=lambda name: (name != "law + gp", order.index(name)))
 
-        def best(scores: list[Score], key: str, equal: float) -> str:
+        def best(scores: list[Score], key: str, equal: float, preferred: list[str]) -> str:
             least = min(getattr(s, key) for s in scores)
-            return min((s for s in scores if getattr(s, key) <= equal * least), key=lambda s: order.index(s.name)).name
+            return min(
+                (s for s in scores if getattr(s, key) <= equal * least), key=lambda s: preferred.index(s.name)
+            ).name
 
         passed = [s for s in self.scores_ if not s.reason]
         self.fallback_ = not passed
         # Nothing passes: the law if there is one, else the least error; the scores say why.
         laws = [s for s in self.scores_ if s.name == "law"]
         self.chosen_ = (
-            best(passed, "relative", _EQUAL)
+            best(passed, "relative", _EQUAL, order)
             if passed
             else (laws or [min(self.scores_, key=lambda s: s.relative)])[0].name
         )
         beyond = [s for s in self.scores_ if self._extrapolates(s.name) and np.isfinite(s.largest)]
-        self.chosen_beyond_ = best(beyond, "largest", _EQUAL_BEYOND) if beyond else None
+        self.chosen_beyond_ = best(beyond, "largest", _EQUAL_BEYOND, order_beyond) if beyond else None
 
     def _extrapolates(self, name: str) -> bool:
         member = self.members_.get(name)  # the parameter count is no member
