@@ -13,6 +13,11 @@ BATCH_TOKENS, SEQ_LEN = 2048, 128
 def default_lr(arch: Architecture) -> float:
     """Peak learning rate, 0.35 / d_model: 0.011 at width 32, 0.0018 at 192.
 
+    Measured on the standard library's source, batches of 2,048 bytes. After 400 K tokens, half of it, it, and twice as much end at
+    2.19, 2.04 and 2.06 nats with 3 layers of width 32; half of it and it at 2.05 and 1.95 with 4 layers of width 64. After 600 K
+    tokens, 0.004 and 0.010 end at 2.13 and 1.99 with width 32, and at 1.81 and 1.84 with 6 layers of width 64, where it is 0.0055.
+    Another seed moves such losses by about 1 %.
+
     Example:
         >>> arch = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=256)
         >>> round(default_lr(arch), 5)
