@@ -319,6 +319,39 @@ def score_table(found: Sequence[Score]) -> str:
     )
 
 
+def verdict_left_out(found: Sequence[Score]) -> str:
+    by = {s.name: s for s in found}
+    ours, power, count = (
+        by[n] for n in ("**selection**", "power law in parameters alone", "parameters alone (isotonic)")
+    )
+    return (
+        f"The selection errs {100 * ours.relative:.2f} % where a power law in parameters alone errs {100 * power.relative:.2f} %; it ranks with tau "
+        f"{ours.tau:.3f}, the parameter count with {count.tau:.3f}. Its 90 % interval holds {100 * ours.coverage90:.0f} %"
+        + ("." if 0.85 <= ours.coverage90 <= 0.95 else ": outside the aim of 85 to 95 %.")
+    )
+
+
+def verdict_larger(found: Sequence[Score]) -> str:
+    by = {s.name: s for s in found}
+    ours, power = by["**selection**"], by["power law in parameters alone"]
+    least = min((s for s in found if not s.name.startswith(("power", "parameters", "**"))), key=lambda s: s.relative)
+    return (
+        f"The aim of at most 1 % on the largest is {'met' if ours.relative <= 0.01 else 'missed'} by the selection ({100 * ours.relative:.2f} %). Least among "
+        f"the predictors is {least.name} ({100 * least.relative:.2f} %); the power law in parameters alone has {100 * power.relative:.2f} %."
+    )
+
+
+def verdict_fronts(rows: Sequence[dict[str, Any]]) -> str:
+    by = {(r["part"], r["cost"], r["way"]): r["regret"] for r in rows}
+    cases = list(dict.fromkeys((r["part"], r["cost"]) for r in rows))
+    pairs = [(by[(*c, "surrogate")], by[(*c, "parameters alone")], by[(*c, "none: the trained ones")]) for c in cases]
+    better, worse = sum(s < p - 5e-5 for s, p, _ in pairs), sum(s > p + 5e-5 for s, p, _ in pairs)
+    return (
+        f"Of {len(pairs)} cases the surrogate's regret is below that of the trained models alone in {sum(s < n for s, _, n in pairs)}; against a power law in "
+        f"parameters alone it is lower in {better} and higher in {worse}."
+    )
+
+
 def report(campaign: Campaign, found: dict[str, Any], name: str) -> str:
     runs, first = campaign.runs, campaign.runs[0]
     size = campaign.costs["parameters"]
@@ -369,6 +402,8 @@ Five folds of whole shapes, each left out once; selection, intervals and laws se
 
 {score_table(found["left_out"])}
 
+{verdict_left_out(found["left_out"])}
+
 ## Smaller models predict larger ones
 
 Fitted on the smallest {SMALL} (up to {format_count(size[SMALL - 1])}), scored on the largest {LARGE} ({format_count(size[-LARGE])} to {format_count(size[-1])}); the interval of the
@@ -376,7 +411,7 @@ selection beyond the data widens with the distance. In use: {again["chosen"]} in
 
 {score_table(again["scores"])}
 
-The isotonic curve in the parameter count cannot fall below the best loss that it has seen; the power law can.
+{verdict_larger(again["scores"])} The isotonic curve in the parameter count cannot fall below the best loss that it has seen; the power law can.
 
 ## The frontier found
 
@@ -387,6 +422,7 @@ over all models, reference ({REFERENCE}, {REFERENCE}). Recall: share of the true
 
 {markdown(("trained", "cost", "predictions for the rest", "regret", "recall", "precision", "members"), fronts)}
 
+{verdict_fronts(found["fronts"])}
 The cost model was calibrated on models of {format_count(campaign.measured[0])} to {format_count(campaign.measured[1])} parameters, so latencies of models this small are its extrapolation (mostly
 overheads); both frontiers use the same ones.
 
@@ -475,7 +511,7 @@ def plot(campaign: Campaign, found: dict[str, Any], path: Path) -> None:
         )
     b.set_xlabel("models trained")
     b.set_ylabel("mean error on others, %")
-    b.set_ylim(bottom=0)
+    b.set_ylim(0, 115 * max(r["relative"] for r in found["curve"]))
     b.set_xticks(COUNTS)
     b.set_title("How many models it takes", fontsize=10, loc="left")
     b.legend(fontsize=8, frameon=False)
