@@ -158,7 +158,7 @@ def _next_batch(options: TableOptions, search: TableSearch, folder: Path, facts:
         screen.print("To see how few trainings would have been enough, replay the search: --evaluations 100")
     elif ask.gain is None:
         screen.print(
-            f"{known} trained row(s) that count are too few to predict from: {folder}/ask.csv has {len(ask.rows)} that cover the table."
+            f"{known} trained row(s) that count are too few to predict from: {folder}/ask.csv has {len(ask.rows)} drawn at random."
         )
     else:
         screen.print(

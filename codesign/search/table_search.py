@@ -1,6 +1,7 @@
 """Search on a table: which rows to train next, by expected hypervolume gain, until the budget of trainings is spent.
 
-1. The first batch covers the features: the rows nearest to the centres of k-means.
+1. The first batch is drawn at random. (Rows nearest to the centres of k-means are typical rows; without a good or a bad one among
+   them some searches never looked where the good ones are. One row from each of as many cost classes did no better.)
 2. A surrogate (`table_model`) is fitted to what was asked. Qualities are cut at three times the distance from the best to the reference:
    they cannot gain, so how much worse still they are must not bend the surrogate. (Cut at the reference itself, the surrogate
    no longer tells the failed from the mediocre, and searches got stuck.)
@@ -36,7 +37,6 @@ _BEYOND = 0.1
 _CUT = 2.0
 _DEAREST = 0.01  # so that the dearest row can gain, too
 _CHUNK = 512
-_KMEANS_ROWS = 2000
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TableSearch:
         """The next `count` rows, or as many as are left; none of them was asked before."""
         count = min(count, int((~self.asked).sum()))
         if len(self._counting()) < MIN_ROWS:
-            return Ask(self._spread(min(max(count, MIN_ROWS), int((~self.asked).sum()))))
+            return Ask(self._random(min(max(count, MIN_ROWS), int((~self.asked).sum()))))
         model = self._fit()
         mean, std = model.predict()
         reference = self._reference()
@@ -164,25 +164,9 @@ class TableSearch:
             held, values = np.append(held, cost[row : row + 1], axis=0), np.append(values, mean[row])
         return np.array(rows, dtype=np.int64), np.array(gains)
 
-    def _spread(self, count: int) -> Index:
-        """Rows not asked that lie nearest to the centres of k-means over the features of at most 2,000 rows."""
-        from scipy.cluster.vq import kmeans2  # type: ignore[import-untyped,unused-ignore]
-
-        free = np.flatnonzero(~self.asked)
-        sample = self._rng.permutation(free)[:_KMEANS_ROWS]
-        labels = self.features.labels
-        hot = [(labels[:, k, None] == np.unique(labels[:, k])).astype(float) for k in range(labels.shape[1])]
-        x = np.concatenate([self.features.numbers, *hot], axis=1)[sample]
-        std = x.std(axis=0)
-        x = (x - x.mean(axis=0))[:, std > 0] / std[std > 0]
-        if count >= len(sample):
-            return np.asarray(sample[:count])
-        centres, _ = kmeans2(x, count, minit="++", rng=self._rng)
-        chosen: list[int] = []
-        for centre in centres:
-            near = np.argsort(((x - centre) ** 2).sum(axis=1), kind="stable")
-            chosen.append(next(int(i) for i in near if int(i) not in chosen))
-        return np.asarray(sample[chosen])
+    def _random(self, count: int) -> Index:
+        """Rows not asked, at random."""
+        return np.asarray(self._rng.permutation(np.flatnonzero(~self.asked))[:count])
 
 
 def _largest(bound: Array, cells: Cells, cost: Array, mean: Array, std: Array) -> tuple[int, float]:
