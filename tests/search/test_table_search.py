@@ -51,7 +51,7 @@ def test_a_batch_spreads_along_the_front(whole) -> None:  # type: ignore[no-unty
     table, features = whole
     search = _started(table, features, 20)
     ask = search.ask(10)
-    assert ask.gain is not None and (np.diff(ask.gain) <= 1e-12).all()
+    assert ask.gain is not None and (np.diff(ask.gain[:8]) <= 1e-12).all()  # the last two are the bold ones
     cost = table.cost[ask.rows, 0]
     assert len(set(ask.rows.tolist())) == 10 and not set(ask.rows.tolist()) & set(search.order)
     assert np.ptp(cost) > 0.3 * np.ptp(table.cost) and len(np.unique(cost)) >= 8
