@@ -79,6 +79,7 @@ def enumerable(seeds: int) -> str:
             rows.append([", ".join(objectives), f"{fraction:g}", f"{statistics.mean(sizes):.1%}", f"{statistics.mean(kept):.1%}",
                          f"{min(kept):.1%}", f"{statistics.mean(ratios):.4f}"])  # fmt: skip
     head = ["objectives", "--prune", "points left", "exact frontier kept, mean", "least", "hypervolume ratio"]
+    print(table(head, rows), flush=True)
     return f"## An enumerable space of {task.space.size:,} points\n\n" + table(head, rows)
 
 
@@ -128,6 +129,7 @@ def too_large(seeds: int, budgets: list[int]) -> str:
                 ]
             )
     head = ["--prune", "evaluations after it", "hypervolume ratio, mean", "least", "time"]
+    print(table(head, rows), flush=True)
     return f"## A space of {task.space.size:,} points, heuristic search\n\n" + table(head, rows)
 
 

@@ -4,7 +4,8 @@ FLOPs, parameters and latencies need no training run. A network that predicts th
 cost; its hidden layers are the start of the ensemble that is then fitted to the losses (FBNetV3, Dai et al. 2020, arXiv 2006.02049,
 Section 3.2: "pretrain the embedding to predict statistics", there with accuracy as the next target).
 
-Whether it helps depends on the space: results/transfer.md has it beside the same ensemble without.
+Whether it helps depends on the space, so no selection uses it unasked: `tools/questions_validation.py --part pretrain` sets it beside
+the same ensemble without.
 """
 
 from __future__ import annotations
