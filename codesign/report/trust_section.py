@@ -40,7 +40,7 @@ def build(review: Review) -> Section:
         "trust.html", review=review, p=p, cautions=cautions(review), notes=review.rebuilt.notes, own=_own(p),
         held_out=_held_out(p), ways=_WAYS, rates=_rates(p), marks=_marks(review), command=_command(p), sources=_sources(review),
         deviation=review.rebuilt.deviation, validation=validation, titles=_TITLES, law=_law(review), has_rows=bool(rows),
-        deviation_max=max(review.rebuilt.deviation.values()),
+        fits=_fits(review), deviation_max=max(review.rebuilt.deviation.values()),
     )  # fmt: skip
     data: dict[str, Any] = {"device": p["device"]["name"], "engine": review.engine}
     if rows:
@@ -113,6 +113,18 @@ def _own(p: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], str]]:
         for name, rates in p["rates"].items()
         for phase in ("decode", "prefill")
         if "seconds_per" in rates[phase]
+    ]
+
+
+def _fits(review: Review) -> list[str]:
+    """Engine version, machine and date of the device's own calibrations, where its file is here."""
+    if not review.rebuilt.from_catalogue:
+        return []
+    fits = [review.device.fit_for(review.engine, name) for name in review.models]
+    return [
+        f"{fit.precision}: {fit.engine} {fit.engine_version} on {fit.machine or 'this device'}, fitted {fit.fitted_at}"
+        for fit in fits
+        if fit is not None
     ]
 
 

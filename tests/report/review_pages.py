@@ -50,7 +50,7 @@ class Opened:
     def drawn(self, plot: str) -> None:
         """Scroll a plot into view and wait until Plotly has drawn it."""
         self.page.locator(f"#{plot}").scroll_into_view_if_needed()
-        self.page.wait_for_function(f"document.getElementById('{plot}').data !== undefined", timeout=60_000)
+        self.page.wait_for_function(f"document.getElementById('{plot}').data !== undefined", timeout=120_000)
 
     def reset(self) -> None:
         """Controls, choice, filter, theme and details as they were when the page was opened."""
@@ -72,7 +72,7 @@ def write_report(run: Path, path: Path) -> Path:
 def open_page(chromium: Any, path: Path, **context: Any) -> Opened:
     """Open a file in a window of its own (1366 x 768 unless told) and wait until its script has run."""
     own = chromium.new_context(**({"viewport": {"width": 1366, "height": 768}} | context))
-    own.set_default_timeout(60_000)  # a busy machine is slow, not wrong
+    own.set_default_timeout(120_000)  # a busy machine is slow, not wrong
     found = Opened(page=own.new_page(), context=own, path=path)
     page = found.page
     page.on("console", lambda m: None if _DRIVER in m.text else found.wrong.append(f"{m.type}: {m.text}"))
@@ -80,5 +80,5 @@ def open_page(chromium: Any, path: Path, **context: Any) -> Opened:
     page.on("dialog", lambda dialog: (found.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: found.fetched.append(request.url))
     page.goto(path.as_uri())
-    page.wait_for_function("document.documentElement.dataset.ready === 'true'", timeout=60_000)
+    page.wait_for_function("document.documentElement.dataset.ready === 'true'", timeout=120_000)
     return found

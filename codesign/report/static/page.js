@@ -158,11 +158,12 @@ window.codesign = (() => {
   // ---- plots --------------------------------------------------------------------------------------------------------
   const plots = [];
   function mergeLayout(layout, t) {
+    const scale = (px) => Math.round(px * parseFloat(getComputedStyle(document.documentElement).fontSize) / 1.5) / 10;  // as the page's text
     const axis = (given) => ({ gridcolor: t.grid, zerolinecolor: t.grid, linecolor: t.line, tickcolor: t.line, automargin: true, ...given });
     const merged = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: 18, t: 16, b: 50 }, hovermode: "closest",
       ...layout,
-      font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', sans-serif", size: 12.5, color: t.ink, ...layout.font },
-      hoverlabel: { bgcolor: t.panel, bordercolor: t.line, font: { color: t.ink, size: 12.5 }, align: "left", ...layout.hoverlabel },
+      font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', sans-serif", size: scale(12.5), color: t.ink, ...layout.font },
+      hoverlabel: { bgcolor: t.panel, bordercolor: t.line, font: { color: t.ink, size: scale(12.5) }, align: "left", ...layout.hoverlabel },
       legend: { bgcolor: "rgba(0,0,0,0)", ...layout.legend } };
     for (const key of Object.keys(merged)) if (/^[xy]axis\d*$/.test(key)) merged[key] = axis(merged[key]);
     merged.xaxis ??= axis({});
