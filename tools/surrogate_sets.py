@@ -70,7 +70,10 @@ def openlm_recipes(folder: Path) -> LossTable:
 
 
 def openlm_scaling(folder: Path) -> LossTable:
-    return read_loss_table(folder / "loss/openlm_scaling.csv", group=["params_total"], where=["train_data=rpj"])
+    """Six sizes; the two largest come without a shape, so none has one here."""
+    table = read_loss_table(folder / "loss/openlm_scaling.csv", group=["params_total"], where=["train_data=rpj"])
+    frame = table.frame.drop(columns=["n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "lr"])
+    return LossTable(table.name, frame, table.target, table.group_columns, table.excluded, table.size)
 
 
 def porian(folder: Path) -> LossTable:

@@ -40,6 +40,7 @@ from codesign.predictors.loss_table import LossTable
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (25, 50, 100, 200, 400)
 MOST_TEST_ROWS = 400
+_URGENT = (50, 200, 100, 25, 400)
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,17 @@ def run(cell: Cell, data: DataSet, table: LossTable, names: list[str] | None) ->
     return {"set": cell.set, "kind": cell.kind, "key": cell.key, "cpu_s": time.process_time() - start, "rows": rows}
 
 
+def urgency(cell: Cell) -> tuple[int, int, int]:
+    """Published splits first, then extrapolation, then the curves, one repeat of all sets before the next: a run cut short has what
+    matters most.
+    """
+    kind = ("published", "largest", "curve").index(cell.kind)
+    rows, _, repeat = cell.key.rpartition(".")
+    if cell.kind != "curve":
+        return kind, 0, 0
+    return kind, int(repeat), _URGENT.index(int(rows)) if int(rows) in _URGENT else 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with loss/ and nas/")
@@ -138,21 +150,25 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     if not arguments.report_only:
-        # Published splits of all sets first, then extrapolation, then the curves: a run cut short has what matters most.
         tables = {name: SETS[name].read(arguments.data) for name in arguments.sets}
-        for kind in arguments.kinds:
-            for name, table in tables.items():
-                for cell in cells(SETS[name], table, arguments.repeats):
-                    path = arguments.cache / cell.file
-                    if cell.kind != kind or path.exists():
-                        continue
-                    if time.process_time() > arguments.cpu_s:
-                        return
-                    found = run(cell, SETS[name], table, arguments.predictors)
-                    part = path.with_suffix(".part")
-                    part.write_text(json.dumps(found))
-                    part.replace(path)
-                    print(f"{cell.file} {found['cpu_s']:.0f} s", flush=True)
+        every = [cell for name, table in tables.items() for cell in cells(SETS[name], table, arguments.repeats)]
+        for cell in sorted((c for c in every if c.kind in arguments.kinds), key=urgency):
+            path = arguments.cache / cell.file
+            skipped = path.with_suffix(".skipped")
+            if path.exists() or skipped.exists():
+                continue
+            if time.process_time() > arguments.cpu_s:
+                return
+            try:
+                found = run(cell, SETS[cell.set], tables[cell.set], arguments.predictors)
+            except SpecError as error:  # such as rows that lack a column that the others have
+                skipped.write_text(f"{error}\n")
+                print(f"{cell.file} skipped: {error}", flush=True)
+                continue
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(found))
+            part.replace(path)
+            print(f"{cell.file} {found['cpu_s']:.0f} s", flush=True)
     done = [json.loads(path.read_text()) for path in sorted(arguments.cache.glob("*.json"))]
     write_report(done, arguments.output / "results")
     write_held_out(done, arguments.output / "codesign" / "predictors" / "held_out.json")
