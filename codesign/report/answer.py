@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from codesign.report.review import Known, Review
@@ -54,7 +55,7 @@ def _gaps(review: Review) -> list[tuple[Known, str, Gap, Candidate]]:
     others.sort(key=lambda k: abs(math.log(k.candidate.values[key] / target)))
     for known in [*asked, *others]:
         base = known.baseline
-        for where, gap in (("at its latency", base.at_latency), ("at its loss", base.at_loss)):
+        for where, gap in (("at its time", base.at_latency), ("at its loss", base.at_loss)):
             if gap is not None and gap.design in by_name:
                 found.append((known, where, gap, by_name[gap.design]))
                 break
@@ -86,13 +87,7 @@ def cautions(review: Review) -> list[str]:
         found.append((8, f"The best design meets the budget with {best.p_budget:.0%} probability{other}."))
     if not p["exact"]:
         found.append((7, "The search was heuristic: better designs may exist in the space."))
-    for name, rates in p["rates"].items():
-        for phase in ("decode", "prefill"):
-            r = rates[phase]
-            if "were measured" not in r["level"] or not r["rows"]:
-                factor = math.exp(r["interval_log"])
-                grave = 8.5 if factor > 1.5 else 6
-                found.append((grave, f"{phase.capitalize()} times ({name}) are transferred: {r['level']}; 90 % interval: times or divided by {factor:.2f}."))  # fmt: skip
+    found += _transferred(p["rates"])
     beyond = [c for c in review.frontier.candidates if _outside(c) or any(m in ("latency:size", "latency:experts") for m in c.marks)]  # fmt: skip
     if beyond:
         found.append((8.2 if best in beyond else 6.5, f"{len(beyond)} of {n} designs lie outside the range of the data: their intervals are surer than they should be."))  # fmt: skip
@@ -114,6 +109,24 @@ def cautions(review: Review) -> list[str]:
         found.append((4, "The device's own figures have low confidence: see its sources."))
     found.sort(key=lambda item: -item[0])
     return [text for _, text in found]
+
+
+def _transferred(rates: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """One caution for all rates that come from other devices, engines or precisions; its gravity grows with their interval."""
+    far = [
+        (phase, name, of[phase])
+        for phase in ("decode", "prefill")
+        for name, of in rates.items()
+        if "were measured" not in of[phase]["level"] or not of[phase]["rows"]
+    ]
+    if not far:
+        return []
+    phases = " and ".join(dict.fromkeys(phase for phase, _, _ in far))
+    names = ", ".join(dict.fromkeys(name for _, name, _ in far))
+    worst = max(far, key=lambda item: float(item[2]["interval_log"]))[2]
+    factor = math.exp(worst["interval_log"])
+    text = f"{phases.capitalize()} times ({names}) are transferred: {worst['level']}; 90 % interval: times or divided by up to {factor:.2f}."
+    return [(8.5 if factor > 1.5 else 6, text)]
 
 
 def edges(review: Review) -> list[str]:

@@ -40,7 +40,7 @@ def build(review: Review) -> Section:
         ]  # fmt: skip
     html = render_template(
         "frontier.html", axes=axes, complete=complete, n=len(review.frontier.candidates), n_known=len(review.known),
-        measured=bool(measured), exact=bool(p["exact"]), law=p["law"]["name"], tokens=review.problem.tokens,
+        measured=bool(measured), precisions=list(review.models), exact=bool(p["exact"]), law=p["law"]["name"], tokens=review.problem.tokens,
         certificate=p["certificate"], vocab=int(review.problem.space.axes["vocab_size"][0]),
         changed=any(known.note for known in review.known),
     )  # fmt: skip

@@ -47,7 +47,7 @@ codesign.sections.frontier = (root, data, page) => {
       line: { shape: "hv", width: 1, color: t.blue }, opacity: 0.6, hoverinfo: "skip", showlegend: false });
     groups.forEach((group, k) => {
       const list = designs.filter((d) => groupOf(d) === group);
-      const bars = state.intervals && list.length <= 400;
+      const bars = state.intervals && list.length <= 150;
       traces.push({ type: "scatter", mode: "markers", name: `${group} (${list.length})`, x: list.map((d) => value(d, x)), y: list.map((d) => value(d, y)),
         customdata: list.map((d) => d.name), text: list.map(hover), hovertemplate: "%{text}<extra></extra>",
         marker: { size: many ? 5 : 8, color: t.series[k % t.series.length], symbol: t.symbols[k % t.symbols.length], line: { width: many ? 0 : 1, color: t.paper },
@@ -152,7 +152,7 @@ codesign.sections.frontier = (root, data, page) => {
     const text = page.config(design);
     const active = design.values.params_active < design.values.params ? `, ${format.count(design.values.params_active)} active` : "";
     const gap = (g, where) => (g ? `<li>${where}: <button type="button" class="link" data-select="${escape(g.design)}">${escape(g.design)}</button>, loss ${g.loss_difference > 0 ? "+" : "−"}${Math.abs(g.loss_difference).toFixed(3)} (${g.loss_interval.map((v) => (v > 0 ? "+" : "−") + Math.abs(v).toFixed(3)).join(" to ")}), ${g.latency_ratio.toFixed(2)} times the time</li>` : "");
-    const beside = design.known ? `<h3>What the frontier offers beside it</h3><ul class="plain">${gap(design.at_latency, "at its latency") + gap(design.at_loss, "at its loss") || "<li>nothing within this budget</li>"}</ul>` : "";
+    const beside = design.known ? `<h3>What the frontier offers beside it</h3><ul class="plain">${gap(design.at_latency, "at its time") + gap(design.at_loss, "at its loss") || "<li>nothing within this budget</li>"}</ul>` : "";
     const own = design.known && design.note ? `<p class="hint">${escape(design.note)}${design.own_latency_s ? `; with its own, ${format.seconds(design.own_latency_s)} a token` : ""}.</p>` : "";
     panel.innerHTML = `<h3 class="label">${design.known ? "Known model" : "Chosen design"}</h3><p class="name" id="frontier-chosen">${escape(design.name)}</p>
       <p>${escape(page.archText(a))}, ${escape(design.precision)}; ${format.count(design.values.params)} parameters${active}</p>${own}
