@@ -27,7 +27,9 @@ def predict_rows(
     from codesign.predictors.questions import outside_columns
     from codesign.predictors.staged import StagedRegressor
 
-    frame = _read(path)
+    given = _read(path)
+    fixed = {c: table.frame[c].iloc[0] for c in columns if c not in given and table.frame[c].nunique(dropna=False) == 1}
+    frame = given.assign(**fixed)  # what never varied need not be said again
     beyond = outside_columns(table.frame, columns, frame)
     usable = np.array([not any(name.endswith(" is empty") for name in row) for row in beyond], dtype=bool)
     model = StagedRegressor(names, columns, table.size, random_state=seed).fit(
@@ -46,7 +48,7 @@ def predict_rows(
         state = "not predicted" if not usable[i] else "beyond the data" if told else "inside"
         rows.append(
             {
-                **{str(name): frame[name].iloc[i] for name in frame.columns}, f"predicted_{table.target}": figures[0, i],
+                **{str(name): given[name].iloc[i] for name in given.columns}, f"predicted_{table.target}": figures[0, i],
                 "low_80": figures[1, i], "high_80": figures[2, i], "low_90": figures[3, i], "high_90": figures[4, i],
                 "where": state, "beyond": "; ".join(told), "predictor": "" if not usable[i] else extrapolating if far[i] else inside,
             }
