@@ -125,7 +125,7 @@ def recommend_recipe(table: LossTable, name: str, tokens: str, seed: int, as_jso
     beyond = outside_columns(table.frame, varied, row)[0]
     advice = advisor.advise(row)
     regrets = advisor.left_out_regret()
-    published = step_law(arch.params_active_nonembedding, count)
+    published = step_law(arch.params_nonembedding, count)  # of a mixture all of them: results/questions.md
     result = {
         "model": name, "tokens": count, "lr": advice.lr, "lr_90": advice.lr_90, "batch_tokens": advice.batch_tokens, "batch_90": advice.batch_90,
         "loss": advice.loss, "beyond": list(beyond), "left_out_regret": float(regrets.mean()), "cells": cells,

@@ -31,7 +31,8 @@ _LEVEL = 0.9
 
 
 def step_law(params: Any, tokens: Any) -> tuple[Any, Any]:
-    """Learning rate and batch (tokens) of Step Law.
+    """Learning rate and batch (tokens) of Step Law; of a mixture give all its parameters: with the active ones the learning rate is
+    several times too high on the published sweeps of mixtures (results/questions.md).
 
     Example:
         >>> lr, batch = step_law(1e9, 1e11)
