@@ -118,7 +118,7 @@ def _gates(rows: Rows) -> list[str]:
         "",
         "*staged* is what the product predicts; *best* is the best single predictor on these test rows (known only afterwards).",
         "",
-        "| split | fit / test rows | measure | theirs | by | staged | | 90 % interval holds | in use | best |",
+        "| split | fit / test rows (of all draws) | measure | theirs | by | staged | | 90 % interval holds | in use inside | best |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for entry in published():
@@ -239,6 +239,7 @@ def _picture(rows: Rows, path: Path) -> None:
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_title(f"{name} ({SETS[name].question})", fontsize=9)
+        axis.set_xlim(20, 500)
         axis.set_xticks([25, 50, 100, 200, 400], ["25", "50", "100", "200", "400"])
         axis.minorticks_off()
         low, high = axis.get_ylim()
