@@ -19,12 +19,14 @@ from _machine import table, write  # before numpy: it pins the threads
 # isort: split
 
 import numpy as np
+from moocore import is_nondominated
 from search_quality import problem as small_problem
 
 from codesign.budget import Budget
 from codesign.devices import load_device
 from codesign.predictors import load_law
 from codesign.search import DesignSpace, Problem, build_problem, default_space
+from codesign.search.api import EXACT_LIMIT
 from codesign.search.enumerate import enumerate_space
 from codesign.search.evolve import evolve_space
 from codesign.search.front import Front, hypervolume
@@ -106,17 +108,30 @@ def too_large(seeds: int, budgets: list[int]) -> str:
                     )
                 )
             if pruned:
-                print(pruned.describe())
-    union = Front(2)
-    for _, _, _, front, _ in runs:
-        union.add(front.points, np.arange(len(front.points)))
-    reference = reference_of(union.points)
-    whole = hypervolume(union.points, reference)
+                print(pruned.describe(), flush=True)
+            if pruned and pruned.space.size <= EXACT_LIMIT:
+                start = time.process_time()
+                exact = enumerate_space(replace(task, space=pruned.space), workers=1)
+                runs.append(
+                    (
+                        f"{fraction:g}, then enumerated",
+                        exact.n_evaluated,
+                        seed,
+                        exact.front,
+                        spent + time.process_time() - start,
+                    )
+                )
+    points = np.concatenate([front.points for _, _, _, front, _ in runs])
+    reference = reference_of(points[is_nondominated(points)])
+    whole = hypervolume(points, reference)
     rows = []
-    for name in ("whole space", "0.3", "0.6"):
-        for evaluations in budgets:
+    names = list(dict.fromkeys(n for n, *_ in runs))
+    for name in names:
+        for evaluations in budgets if "enumerated" not in name else [max(e for n, e, *_ in runs if n == name)]:
             mine = [
-                (hypervolume(f.points, reference) / whole, s) for n, e, _, f, s in runs if (n, e) == (name, evaluations)
+                (hypervolume(f.points, reference) / whole, s)
+                for n, e, _, f, s in runs
+                if n == name and (e == evaluations or "enumerated" in n)
             ]
             ratios = [r for r, _ in mine]
             rows.append(
@@ -139,7 +154,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, nargs="+", default=[2000, 10_000])
     options = parser.parse_args()
     text = enumerable(options.seeds) + "\n\n" + too_large(options.seeds, options.evaluations)
-    write("search_prune.md", "Pruning of the space", "python benchmarks/prune.py", text)
+    write("search_prune.md", "Pruning of the space", text)
 
 
 if __name__ == "__main__":
