@@ -45,6 +45,7 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
     if not (folder / "pareto.png").exists():
         files.remove("pareto.png")
     screen.print(f"\nwritten: {folder}/ ({', '.join(files)})")
+    screen.print(f"next: codesign report {folder}")
 
 
 def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candidate], str]]]:
@@ -92,24 +93,11 @@ def _spread(candidates: tuple[Candidate, ...]) -> list[Candidate]:
     return [candidates[round(i * step)] for i in range(MAX_ROWS)]
 
 
-_MARKS = {
-    "prior:kv": ("K", "KV width differs from the law's data: a published term"),
-    "prior:moe": ("E", "experts: effective parameters, transferred from another data set"),
-    "prior:ffn_ratio": ("F", "FFN ratio differs from the law's data"),
-    "prior:d_head": ("H", "head size differs from the law's data"),
-    "prior:vocab": ("V", "vocabulary differs from the law's data: compare losses within this run only"),
-    "prior:quantisation": ("Q", "price of quantised weights: a published law"),
-    "latency:size_here": ("S", "smaller or larger than any model measured on this device, engine and precision"),
-    "latency:experts_here": ("M", "no mixture of experts measured on this device, engine and precision"),
-    "latency:size": ("!S", "smaller or larger than any model measured anywhere"),
-    "latency:experts": ("!M", "no mixture of experts measured anywhere"),
-}
-
-
 def _short_marks(candidate: Candidate) -> str:
+    from codesign.report.words import mark_text
+
     each = [mark for mark in candidate.marks if mark != "prior:vocab"]  # the same for all: told below the table
-    letters = [_MARKS[mark][0] if mark in _MARKS else "!" + mark.removeprefix("outside:") for mark in each]
-    return " ".join(dict.fromkeys(letters))
+    return " ".join(dict.fromkeys(mark_text(mark)[0] for mark in each))
 
 
 def _title(frontier: Frontier) -> str:
@@ -122,6 +110,8 @@ def _title(frontier: Frontier) -> str:
 def _assumptions(frontier: Frontier) -> list[str]:
     """What the answer rests on, in words."""
     import math
+
+    from codesign.report.words import MARKS
 
     p = frontier.provenance
     lines = [p["certificate"]]
@@ -154,7 +144,7 @@ def _assumptions(frontier: Frontier) -> list[str]:
             f"energy: {p['power_model']['source'].split(';')[0]}; 90 % interval: times or divided by {spread:.1f}"
         )
     marks = {mark for c in frontier.candidates for mark in c.marks}
-    told = [f"{letter}: {text}" for mark, (letter, text) in _MARKS.items() if mark in marks]
+    told = [f"{letter}: {text}" for mark, (letter, text) in MARKS.items() if mark in marks]
     beyond = sorted(mark.removeprefix("outside:") for mark in marks if mark.startswith("outside:"))
     if beyond:
         told.append(f"!: outside the range of the law's data ({', '.join(beyond)})")
@@ -202,24 +192,13 @@ def _own_calibration(precision: str, rates: Any) -> str:
 
 def _edges(frontier: Frontier) -> list[str]:
     """Axes at whose end at least half of the designs sit: a wider space may hold better ones, or the law cannot tell."""
-    axes = frontier.provenance["space"]["axes"]
-    archs = [c.architecture for c in frontier.candidates]
-    experts = [float(str(name).split("x")[0]) if "x" in str(name) else 0.0 for name in axes["experts"]]
-    widths = [(a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model for a in archs]
-    series: dict[str, tuple[list[float], list[float]]] = {
-        "n_layers": (axes["n_layers"], [a.n_layers for a in archs]),
-        "d_model": (axes["d_model"], [a.d_model for a in archs]),
-        "ffn_ratio": (axes["ffn_ratio"], widths),
-        "experts": (experts, [a.n_experts for a in archs]),
-    }
-    if _experts_left_out(frontier.provenance):
-        del series["experts"]
-    found = []
-    for name, (values, used) in series.items():
-        for edge in {min(values), max(values)} if len(values) > 1 else ():
-            count = sum(abs(value - edge) <= 0.02 * max(abs(edge), 1) for value in used)
-            if 2 * count >= len(archs):
-                found.append(f"{name} {edge:g} ({count} of {len(archs)} designs)")
+    from codesign.report.words import space_edges
+
+    found = [
+        f"{name} {edge:g} ({count} of {len(frontier.candidates)} designs)"
+        for name, edge, count in space_edges(frontier)
+        if name != "experts" or not _experts_left_out(frontier.provenance)
+    ]
     if not found:
         return []
     return [

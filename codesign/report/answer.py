@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from codesign.report.review import Known, Review
-from codesign.report.words import mark_text
+from codesign.report.words import mark_text, space_edges
 from codesign.search import Candidate, Gap
 
 __all__ = ["answer", "cautions", "edges", "safe_design"]
@@ -131,19 +131,10 @@ def _transferred(rates: Mapping[str, Any]) -> list[tuple[float, str]]:
 
 def edges(review: Review) -> list[str]:
     """Axes of the space at whose end at least half of the designs sit."""
-    axes = review.problem.space.axes
-    archs = [c.architecture for c in review.frontier.candidates]
-    width = [(a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model for a in archs]
-    series: dict[str, tuple[list[float], list[float]]] = {
-        "depth": (list(axes["n_layers"]), [a.n_layers for a in archs]),
-        "width": (list(axes["d_model"]), [a.d_model for a in archs]),
-        "FFN ratio": (list(axes["ffn_ratio"]), width),
-        "number of experts": ([pair[0] for pair in axes["experts"]], [a.n_experts for a in archs]),
-    }
-    found = []
-    for name, (values, used) in series.items():
-        for edge in sorted({min(values), max(values)}) if len(set(values)) > 1 else ():
-            count = sum(abs(value - edge) <= 0.02 * max(abs(edge), 1) for value in used)
-            if 2 * count >= len(archs) and (edge or name != "number of experts"):
-                found.append(f"{count} of {len(archs)} designs sit at the edge of the space ({name} {edge:g}): a wider space may hold better ones.")  # fmt: skip
-    return found
+    names = {"n_layers": "depth", "d_model": "width", "ffn_ratio": "FFN ratio", "experts": "number of experts"}
+    count = len(review.frontier.candidates)
+    return [
+        f"{sitting} of {count} designs sit at the edge of the space ({names[name]} {edge:g}): a wider space may hold better ones."
+        for name, edge, sitting in space_edges(review.frontier)
+        if edge or name != "experts"
+    ]

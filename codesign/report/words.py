@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from codesign.architecture import Architecture
+from codesign.search import Frontier
 from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
 
-__all__ = ["FILTERS", "MARKS", "METRICS", "arch_text", "mark_text", "show_metric"]
+__all__ = ["FILTERS", "MARKS", "METRICS", "arch_text", "mark_text", "show_metric", "space_edges"]
 
 
 def _seconds(value: float) -> str:
@@ -61,6 +62,27 @@ def mark_text(mark: str) -> tuple[str, str]:
     if kind == "outside":
         return f"!{name}", f"outside the range of the law's data in {name}"
     return mark, mark
+
+
+def space_edges(frontier: Frontier) -> list[tuple[str, float, int]]:
+    """Ends of the space's axes at which at least half of the designs sit: axis, end, how many designs."""
+    axes = frontier.provenance["space"]["axes"]
+    archs = [c.architecture for c in frontier.candidates]
+    experts = [float(str(name).split("x")[0]) if "x" in str(name) else 0.0 for name in axes["experts"]]
+    widths = [(a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model for a in archs]
+    series: dict[str, tuple[list[float], list[float]]] = {
+        "n_layers": (axes["n_layers"], [a.n_layers for a in archs]),
+        "d_model": (axes["d_model"], [a.d_model for a in archs]),
+        "ffn_ratio": (axes["ffn_ratio"], widths),
+        "experts": (experts, [a.n_experts for a in archs]),
+    }
+    found = []
+    for name, (values, used) in series.items():
+        for edge in sorted({min(values), max(values)}) if len(set(values)) > 1 else ():
+            count = sum(abs(value - edge) <= 0.02 * max(abs(edge), 1) for value in used)
+            if 2 * count >= len(archs):
+                found.append((name, float(edge), count))
+    return found
 
 
 def show_metric(key: str, value: float) -> str:
