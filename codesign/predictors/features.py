@@ -88,6 +88,7 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
             )
         self.read_ = names
         self.logs_: dict[str, bool] = {}
+        self.least_: dict[str, float] = {}
         self.kinds_ = {name: self._kind(X, name) for name in names}
         self.categories_ = {
             name: sorted({str(v) for v in X[name]}) for name, kind in self.kinds_.items() if kind == "category"
@@ -199,7 +200,9 @@ class FeatureMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skle
         if name not in self.logs_:
             good = np.isfinite(values).all() and values.size > 0 and values.min() > 0
             self.logs_[name] = bool(good and values.max() / values.min() > 1.5)
+            self.least_[name] = float(values.min()) if good else 1.0
         if self.logs_[name]:
             with np.errstate(divide="ignore", invalid="ignore"):
-                return {f"ln {name}": np.log(values)}
+                # A zero that no fitted row had is far below them, not an empty cell.
+                return {f"ln {name}": np.log(np.where(values <= 0, 0.1 * self.least_[name], values))}
         return {name: values}

@@ -87,6 +87,12 @@ def test_a_second_fit_forgets_the_first() -> None:
     assert features.names_ == ["warmup_steps"]
 
 
+def test_a_zero_that_no_fitted_row_had_lies_far_below() -> None:
+    table = frame().assign(warmup_steps=[100, 200, 400, 2000])
+    features = FeatureMap(columns=["warmup_steps"]).fit(table)
+    assert features.transform(table[:1].assign(warmup_steps=0))[0, 0] == pytest.approx(np.log(10))
+
+
 def test_known_columns_keep_one_order() -> None:
     assert known_columns(["loss", "tokens", "d_model", "n_layers"]) == ["n_layers", "d_model", "tokens"]
 
