@@ -90,7 +90,7 @@ def _in_use(rows: Sequence[dict[str, Any]], staged: dict[str, Any] | None, share
     ]
     if staged is not None and len(used) == 1 and used[0]["mae"] != staged["mae"]:
         same = [row["predictor"] for row in members if row["mae"] == staged["mae"]]
-        names += [f"beyond the data {same[0]}" if same else "others beyond the data"]
+        names += [f"beyond {same[0]}" if same else "others beyond"]
     return names
 
 
@@ -133,21 +133,31 @@ def held_out() -> dict[str, Any]:
 
 def held_out_table(rows: Sequence[dict[str, Any]], show_all: bool) -> Table:
     """By question, data set and split: who is in use and who is not and why; with `show_all` every predictor in a row of its own."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title="Predictors in use, judged on rows they did not see", title_justify="left")
+    table = Table(
+        title="Predictors in use, judged on rows they did not see",
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+    )  # fmt: skip
     words = ("question", "data", "left out", "predictor", "in use", "not used")
     headings = ("predictor", "error", "relative", "tau", "Spearman", "80 %", "90 %", "not used") if show_all else (
         "in use", "error", "Spearman", "80 %", "90 %", "not used")  # fmt: skip
     for heading in ("question", "data", "left out", "rows", *headings):
-        table.add_column(heading, justify="left" if heading in words else "right", overflow="fold")
+        narrow = heading in ("question", "data", "left out")
+        table.add_column(heading, justify="left" if heading in words else "right", overflow="fold", no_wrap=narrow)
     cases: dict[tuple[str, str, str, Any], list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["question"], row["dataset"])):  # sorted is stable
         cases.setdefault((row["question"], row["dataset"], row["split"], row["n_train"]), []).append(row)
     before = ("", "")
     for (question, dataset, split, n_train), own in cases.items():
         same = (question == before[0], (question, dataset) == before)
-        head = ("" if same[0] else question, "" if same[1] else dataset, split, f"{n_train:.0f}")
+        head = (
+            "" if same[0] else question,
+            "" if same[1] else dataset,
+            split.removesuffix(f", {n_train:.0f} rows"),
+            f"{n_train:.0f}",
+        )
         before = (question, dataset)
         members = [row for row in own if row["predictor"] not in ("staged", _BASELINE)]
         staged = next((row for row in own if row["predictor"] == "staged"), None)
@@ -158,10 +168,22 @@ def held_out_table(rows: Sequence[dict[str, Any]], show_all: bool) -> Table:
             continue
         shown = staged or max(members, key=lambda row: row["share_chosen"])
         figures = _figures(shown)
-        why = "; ".join(f"{r['predictor']}: {r['reason']}" for r in members if r["reason"] and not r["share_chosen"])
+        why = ", ".join(_short(r["predictor"], r["reason"]) for r in members if r["reason"] and not r["share_chosen"])
         used = ", ".join(_in_use(own, staged)) or shown["predictor"]
         table.add_row(*head, used, f"{figures[0]} ({figures[1]})", *figures[3:], why)
     return table
+
+
+def _short(predictor: str, reason: str) -> str:
+    """Predictor and why it is not used, in little room; `held_out_lines` explains.
+
+    Example:
+        >>> _short("gp", "90 % interval holds 98%"), _short("trees", "ranks no better than the parameter count (0.5, 0.9)")
+        ('gp 98%', 'trees rank')
+    """
+    if reason.startswith("90 % interval holds "):
+        return f"{predictor} {reason.removeprefix('90 % interval holds ')}"
+    return f"{predictor} rank" if reason.startswith("ranks no better") else f"{predictor}: {reason}"
 
 
 def held_out_lines(found: dict[str, Any]) -> list[str]:
@@ -169,6 +191,8 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
     return [
         "error: mean absolute, in units of the target, and relative; 80 %, 90 %: share of rows inside these intervals. Who is in use was chosen on "
         "training rows alone, never by these figures; beyond the data one that follows a law takes over",
+        "not used: rank: it ranks no better than the parameter count alone; 98%: what its 90 % interval held of training rows left out, "
+        "which must be 85 to 95 %. --all shows every predictor and the reasons in full",
         f"made by: {found.get('command', '-')}; {found.get('source', found.get('data', ''))}".rstrip("; "),
         "judge a table of your own: codesign predictors --evaluate FILE.csv --target loss --group COLUMN",
     ]
