@@ -29,7 +29,10 @@ def predict(
     prompt: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
     generate: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
-    tokens: Annotated[str, typer.Option(help="Training tokens that the loss is predicted at.")] = "10B",
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="Training tokens that the loss is predicted at; default: 10B, or those of your own runs."),
+    ] = None,
     loss_law: Annotated[
         str, typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file.")
     ] = "gemstones",
@@ -89,7 +92,7 @@ def predict(
     arch = read_config(model)
     cost = RooflineModel.of(chosen, fits.rates(chosen, engine_name, form, batch, workload))
     law = load_law(loss_law)
-    trained = parse_count(tokens, "--tokens")
+    trained = parse_count(tokens, "--tokens") if tokens else getattr(law, "training_tokens", None) or 10e9
     if trained < 1:
         raise SpecError(f"--tokens '{tokens}' is less than one token; write for example 10B")
     result = _one(arch, cost, workload, form, law, trained)
@@ -188,7 +191,7 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
     line("mean power", "power_W", lambda v: format_power(v, 2))
     low, high = result["loss_90"]
     screen.print(
-        f"  {'loss':<22} {result['loss']:.3f} nats per token after {result['tokens'] / 1e9:g}B tokens   90 %: {low:.3f} to {high:.3f}"
+        f"  {'loss':<22} {result['loss']:.3f} nats per token after {format_count(result['tokens'])} tokens   90 %: {low:.3f} to {high:.3f}"
     )
     screen.print(f"  law: {law.summary()}")
     if result["outside"]:
