@@ -1,7 +1,9 @@
 """The surrogate of a table's quality: several predictors, the mixture of those that predict left-out rows well.
 
-Candidates: a Gaussian process on the number columns, one on numbers and labels, and boosted trees. Each is scored on rows that it did
-not see by the continuous ranked probability score of its normal prediction,
+Candidates: a Gaussian process on the number columns, the same with a linear trend, one on numbers and labels, and boosted trees. (Far from
+the trained rows a process without a trend goes back to the mean of what it saw. After a first batch without a good row it takes the good
+ones for average and is slow to look there; one with a trend alone is too sure that more is better.) Each is scored on rows that it did not
+see by the continuous ranked probability score of its normal prediction,
 
     CRPS = s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt pi),   z = (y - m) / s
 
@@ -33,6 +35,7 @@ MIN_ROWS = 8
 _FOLDS = 4
 _GROWTH = 2.0
 _CLOSE = 1.25
+_JITTERS = 6  # from 1e-8 to 1e-3
 _TREES_FROM = 40  # below, four folds leave trees fewer rows than they have splits to choose
 
 
@@ -73,6 +76,7 @@ class TableModel:
         self._makers: dict[str, Callable[[], Any]] = {}
         if numbers.shape[1]:
             self._add("process on numbers", numbers, lambda: _process(None))
+            self._add("process on numbers with trend", numbers, lambda: _process(None, linear=True))
         if labels.shape[1]:
             columns = list(range(numbers.shape[1], every.shape[1]))
             name = "process on numbers and labels" if numbers.shape[1] else "process on labels"
@@ -86,8 +90,15 @@ class TableModel:
         """Fit to rows (indices) with their quality value (rows,), minimised."""
         if len(rows) >= _GROWTH * self._judged_at or not self.used:
             self._judge(rows, value)
-        self._fitted = {name: self._makers[name]().fit(self._inputs[name][rows], value) for name in self.used}
+        self._fitted = {name: self._one(name, rows, value) for name in self.used}
         return self
+
+    def _one(self, name: str, rows: Index, value: Array) -> Any:
+        """Fit one predictor; rows with the same features make a covariance singular, which takes more jitter than gpytorch tries."""
+        from gpytorch.settings import cholesky_max_tries
+
+        with cholesky_max_tries(_JITTERS):
+            return self._makers[name]().fit(self._inputs[name][rows], value)
 
     def predict(self) -> tuple[Array, Array]:
         """Mean and standard deviation of the quality of every row of the table, each (rows,)."""
@@ -107,7 +118,7 @@ class TableModel:
                 left = np.empty((2, len(rows)))
                 for k in range(_FOLDS):
                     out, inputs = fold == k, self._inputs[name]
-                    model = self._makers[name]().fit(inputs[rows[~out]], value[~out])
+                    model = self._one(name, rows[~out], value[~out])
                     left[:, out] = model.predict(inputs[rows[out]], return_std=True)
                 self.scores[name] = crps(value, left[0], left[1])
             names = sorted(names, key=self.scores.__getitem__)
@@ -115,10 +126,10 @@ class TableModel:
         self.used = tuple(names)
 
 
-def _process(labels: list[int] | None) -> Any:
+def _process(labels: list[int] | None, *, linear: bool = False) -> Any:
     from codesign.predictors.gaussian_process import GaussianProcess
 
-    return GaussianProcess(categorical=labels, max_iter=60)
+    return GaussianProcess(categorical=labels, linear=linear, max_iter=60)
 
 
 def _trees(seed: int) -> Any:
