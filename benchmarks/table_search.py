@@ -339,7 +339,7 @@ pairs, with seeds from 100 on and 100 trainings, and then run on the gate's pair
 cifar10_test-pixel3, 8 seeds (100 to 107): after 60 0.089 -> 0.092, after 100 0.051 -> 0.054, worst 0.076 -> 0.067; in16_test-eyeriss, 6 seeds
 (100, 101, 102, 104, 108, 111): after 60 0.101 -> 0.072, after 100 0.040 -> 0.036; 2 more that were taken because they were the worst of
 14 without it (109, 112): after 60 0.254 -> 0.122, after 100 0.094 -> 0.052. So it frees late seeds and is worth little elsewhere. A trend
-in every process is worse on pixel3 (0.060 against 0.050 after 100, 5 seeds) and was dropped. A development pair without a row "codesign" was not run to 200 trainings with this version.
+in every process is worse on pixel3 (0.060 against 0.050 after 100, 5 seeds) and was dropped.
 The data sets share their cells, and accuracies of the pairs are correlated: a test pair is another question, not an
 independent table.
 
