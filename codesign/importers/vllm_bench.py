@@ -146,10 +146,7 @@ def _detailed(name: str, result: dict[str, Any], out: Imported) -> Iterator[_Pas
     The first of n tokens comes from prefill; step t of the n - 1 decode steps has input + t tokens in its cache.
     """
     columns = [result.get(key) for key in ("input_lens", "output_lens", "ttfts", "itls")]
-    if (
-        not all(isinstance(column, list) for column in columns)
-        or len({len(column) for column in columns if column}) != 1
-    ):
+    if not all(isinstance(column, list) for column in columns) or len({len(column or ()) for column in columns}) != 1:
         raise SpecError(
             "input_lens, output_lens, ttfts and itls are not lists of one length; was it saved with --save-detailed?"
         )

@@ -63,7 +63,7 @@ def test_runs_of_the_store(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     stopped = runs(1, status="stopped", loss=None, shape_seed=6)
     stored(runs(), lost, stopped)
     assert main(["fit", "--campaign", "first", *LAW]) == 0
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())  # it wraps to the width of the screen
     assert (
         "16 runs on python-3.11-stdlib (bpe-4096), 15 shapes; 2 left out: marked diverged; 1 left out: marked stopped"
         in told
