@@ -18,7 +18,15 @@ from codesign.workload import PRECISIONS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_frontier", "draw_parallel", "draw_roofline", "draw_trust", "new_figure", "save_figure", "write_pictures"]
+__all__ = [
+    "draw_frontier",
+    "draw_parallel",
+    "draw_roofline",
+    "draw_trust",
+    "new_figure",
+    "save_figure",
+    "write_pictures",
+]
 
 # Okabe-Ito: told apart with any colour vision; each comes with a marker shape of its own.
 BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, GREY, INK = (

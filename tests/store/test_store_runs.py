@@ -185,7 +185,10 @@ def test_jsonl_of_runs() -> None:
     assert lines[0] == '{"schema": "codesign.training_runs", "version": 1}\n'
     assert read_runs_jsonl(lines, "runs.jsonl") == [run(), DIVERGED]
     for bad, said in (
-        (lines[1:], "does not begin with a header of codesign.training_runs; give what 'codesign train --export FILE.jsonl' wrote"),
+        (
+            lines[1:],
+            "does not begin with a header of codesign.training_runs; give what 'codesign train --export FILE.jsonl' wrote",
+        ),
         (['{"schema": "codesign.measurements", "version": 1}'], "does not begin with a header"),
         ([lines[0].replace("1", "2")], "has version 2; allowed: up to 1"),
         ([*lines[:2], lines[2][:80]], "line 3: no whole record"),

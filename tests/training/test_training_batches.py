@@ -75,7 +75,9 @@ def test_initial_weights_are_scaled_to_the_width() -> None:
     assert named["layers.0.ffn.down_proj.weight"].std().item() == pytest.approx(0.5 * 256**-0.5 / 4, rel=0.03)
     again = dict(initial_model(arch, 0).named_parameters())
     assert all(torch.equal(named[k], again[k]) for k in named)
-    assert not torch.equal(named["embed_tokens.weight"], dict(initial_model(arch, 1).named_parameters())["embed_tokens.weight"])
+    assert not torch.equal(
+        named["embed_tokens.weight"], dict(initial_model(arch, 1).named_parameters())["embed_tokens.weight"]
+    )
 
 
 def test_gains_are_not_decayed() -> None:

@@ -15,7 +15,9 @@ from codesign.errors import SchemaError, SpecError
 from codesign.training.text import load_text
 from codesign.training.tokenizer import BPETokenizer, ByteTokenizer, bpe_size, encode_text, open_tokens
 
-TEXTS = st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=60), max_size=4)
+TEXTS = st.lists(
+    st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=60), max_size=4
+)
 
 
 @pytest.fixture(scope="module")
