@@ -218,7 +218,9 @@ def _picture(rows: Rows, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = [name for name in SETS if _of(rows, set=name, kind="curve")]
+    names = [
+        name for name in SETS if len({row["split"] for row in _of(rows, set=name, kind="curve")}) > 1
+    ]  # one size is no curve
     if not names:
         return
     shown = {
@@ -258,6 +260,6 @@ def _picture(rows: Rows, path: Path) -> None:
     figure.legend(handles, labels, loc="upper center", ncol=len(labels), fontsize=9, frameon=False)
     figure.supxlabel("training rows", fontsize=10)
     figure.supylabel("relative error on other groups, %", fontsize=10)
-    figure.tight_layout(rect=(0.01, 0.01, 1, 0.97))
+    figure.tight_layout(rect=(0.01, 0.01, 1, 0.985))
     figure.savefig(path, dpi=80)
     plt.close(figure)
