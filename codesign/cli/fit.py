@@ -226,6 +226,12 @@ def _show(table: LossTable, found: Mapping[str, Any], path: str, space: str | No
         screen.print(
             f"no predictor passed every test; '{found['chosen']}' is in use all the same ({chosen['reason']}): train more shapes"
         )
+    alone = next((score for score in found["held_out"] if score["name"] == "parameters alone"), None)
+    if alone is not None and chosen["relative"] >= alone["relative"]:
+        screen.print(
+            f"'{found['chosen']}' errs {_share(chosen['relative'], 2)} and the parameter count alone {_share(alone['relative'], 2)}: these runs "
+            "say little about shape yet; train more, or for longer"
+        )
     for name, held in found["held"].items():
         if "low" in held:
             screen.print(

@@ -112,6 +112,7 @@ def _assumptions(frontier: Frontier) -> list[str]:
     import math
 
     from codesign.report.words import MARKS
+    from codesign.units import format_count
 
     p = frontier.provenance
     lines = [p["certificate"]]
@@ -137,7 +138,7 @@ def _assumptions(frontier: Frontier) -> list[str]:
             if way in held
         ]
         lines.append(f"calibration: decode error {', '.join(shown)} ({p['calibration'].split(';')[0]})")
-    lines.append(f"loss: {p['tokens'] / 1e9:g}B training tokens; law {p['law']['summary']}")
+    lines.append(f"loss: {format_count(p['tokens'])} training tokens; law {p['law']['summary']}")
     if p["power_model"]:
         spread = math.exp(p["power_model"]["interval_log"])
         lines.append(
@@ -211,7 +212,7 @@ def _baseline_lines(frontier: Frontier, baseline: Any) -> list[str]:
     from codesign.units import format_count
 
     c = baseline.candidate
-    tokens = f"{frontier.provenance['tokens'] / 1e9:g}B"
+    tokens = format_count(frontier.provenance["tokens"])
     low, high = (1e3 * v for v in c.intervals.get("latency_s", (c.values["latency_s"],) * 2))
     lines = [
         f"\n{c.name} ({format_count(c.values['params'])} parameters), scored by the same law at the same {tokens} training tokens: "

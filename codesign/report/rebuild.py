@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -22,7 +23,7 @@ from codesign.budget import Budget
 from codesign.devices import Device, PhaseTerms, load_device
 from codesign.errors import CodesignError, SchemaError, SpecError
 from codesign.operators import Phase
-from codesign.predictors import load_law
+from codesign.predictors import law_names, load_law
 from codesign.roofline.calibration import LEVELS, load_calibration
 from codesign.roofline.cost import RooflineModel
 from codesign.roofline.rates import PhaseRates, Rates
@@ -50,6 +51,27 @@ class Rebuilt:
     notes: tuple[str, ...] = ()
 
 
+def _law(p: Mapping[str, Any]) -> str:
+    """Name of the run's loss law; of one that is not shipped, the file that the run's command read.
+
+    Raises:
+        SpecError: that file is not there.
+    """
+    name = str(p["law"]["name"])
+    if name in law_names():
+        return name
+    command = [str(word) for word in p.get("command", [])]
+    given = [after for word, after in pairwise(command) if word == "--loss-law"]
+    given += [word.removeprefix("--loss-law=") for word in command if word.startswith("--loss-law=")]
+    if given and Path(given[-1]).is_file():
+        return given[-1]
+    raise SpecError(
+        f"the run's loss law '{name}' is a file of your own"
+        + (f", '{given[-1]}', which is not there from this folder" if given else "")
+        + "; name it: --loss-law FILE"
+    )
+
+
 def rebuild(frontier: Frontier, *, law: str | None = None, calibration: Path | None = None) -> Rebuilt:
     """The problem of a run.
 
@@ -62,7 +84,11 @@ def rebuild(frontier: Frontier, *, law: str | None = None, calibration: Path | N
     """
     p = frontier.provenance
     try:
-        loss = load_law(law or str(p["law"]["name"]))
+        named = law or _law(p)
+    except (KeyError, TypeError) as error:
+        raise SchemaError(f"the run's provenance names no loss law ({error!r}); run the search again") from error
+    loss = load_law(named)
+    try:
         workload = Workload(**{k: int(v) for k, v in p["workload"].items()})
         budget = Budget(**{k: float(v) for k, v in p["budget"].items()})
         space = _space(p["space"])

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from review_pages import EXAMPLE, HOST_EXAMPLE
 
-from codesign.errors import SchemaError, UnknownNameError
+from codesign.errors import SchemaError, SpecError
+from codesign.predictors import LossLaw, dump_law, load_law
 from codesign.report.answer import answer, cautions, safe_design
 from codesign.report.design_data import designs_data
 from codesign.report.packed import unpack
@@ -108,7 +109,7 @@ def test_packed_designs_come_back(review: Review) -> None:
     [
         (lambda d: d.pop("workload"), SchemaError, "provenance cannot be used"),
         (lambda d: d["budget"].update(latency_s=-1), SchemaError, "latency_s"),
-        (lambda d: d["law"].update(name="nosuch"), UnknownNameError, "unknown loss law 'nosuch'"),
+        (lambda d: d["law"].update(name="nosuch"), SpecError, "the run's loss law 'nosuch' is a file of your own"),
         (lambda d: d["space"]["axes"].update(experts=["8by2"]), SchemaError, "provenance cannot be used"),
         (lambda d: d["rates"].clear(), SchemaError, "provenance cannot be used"),
         (lambda d: d.update(rates={"q4_0": d["rates"]["fp16"]}), SchemaError, "precision 'fp16'"),
@@ -138,3 +139,17 @@ def test_a_validation_that_cannot_be_used(tmp_path: Path, text: str) -> None:
     (run / "validation.json").write_text(text)
     with pytest.raises(SchemaError, match=r"validation\.json"):
         load_review(run)
+
+
+def test_a_law_of_the_users_own_is_read_from_where_the_command_had_it(tmp_path: Path) -> None:
+    shipped = load_law("gemstones")
+    mine = tmp_path / "mine.json"
+    mine.write_text(dump_law(LossLaw("mine", {**shipped.meta, "name": "mine"}, shipped.core)), encoding="utf-8")
+    (tmp_path / "again").mkdir()
+
+    def searched_with(path: Path) -> Callable[[Any], None]:
+        return lambda d: d.update(law={**d["law"], "name": "mine"}, command=[*d["command"], "--loss-law", str(path)])
+
+    assert load_review(changed(tmp_path, searched_with(mine))).problem.law.name == "mine"
+    with pytest.raises(SpecError, match="which is not there from this folder; name it: --loss-law FILE"):
+        load_review(changed(tmp_path / "again", searched_with(tmp_path / "gone.json")))
