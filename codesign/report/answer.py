@@ -9,10 +9,12 @@ from typing import Any
 from codesign.report.review import Known, Review
 from codesign.report.words import mark_text, space_edges
 from codesign.search import Candidate, Gap
+from codesign.units import format_bytes
 
 __all__ = ["answer", "cautions", "edges", "safe_design"]
 
 _SURE = 0.9
+_TIGHT = 0.9  # of the device's free memory: a caution
 _ROUGH = math.log(1.5)  # a 90 % interval wider than this factor is a caution
 
 
@@ -85,6 +87,9 @@ def cautions(review: Review) -> list[str]:
         safe = safe_design(review)
         other = f"; {safe.name} does with {safe.p_budget:.0%}" if safe else "; no design here reaches 90 %"
         found.append((8, f"The best design meets the budget with {best.p_budget:.0%} probability{other}."))
+    free_B = float(p["device"]["memory_usable_B"])
+    if best.values["memory_B"] > _TIGHT * free_B:
+        found.append((7.8, f"The best design takes {format_bytes(best.values['memory_B'])} of the {format_bytes(free_B)} that the device has free: nothing else fits beside it."))  # fmt: skip
     if not p["exact"]:
         found.append((7, "The search was heuristic: better designs may exist in the space."))
     found += _transferred(p["rates"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from codesign.report.once import once
 from codesign.report.review import Review
 from codesign.report.rules import FLAT, MOVES, SWEEP, Rule, rules_of
@@ -72,8 +74,8 @@ def draw_rules(review: Review, figure: Any, rules: list[Rule] | None = None) -> 
         places = [order.index(v) for v in rule.values] if named else list(rule.values)
         axes.plot(cost, places, "o", ms=3.5, color=_BLUE, alpha=0.8)
         if rule.law is not None and abs(rule.rank) >= MOVES and rule.law.r2 >= 0.5:
-            ends = [min(cost), max(cost)]
-            axes.plot(ends, [rule.law.scale * (v / scale) ** rule.law.exponent for v in ends], color=_ORANGE, lw=1.5)
+            along = np.geomspace(min(cost), max(cost), 40)  # a power law is no line where the cost alone is logarithmic
+            axes.plot(along, rule.law.scale * (along / scale) ** rule.law.exponent, color=_ORANGE, lw=1.5)
             axes.set_title(
                 f"{rule.title} ∝ cost^{rule.law.exponent:.2f} ({rule.law.low:.2f} to {rule.law.high:.2f})", fontsize=9
             )

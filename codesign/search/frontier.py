@@ -161,7 +161,9 @@ class Frontier:
                 f"{where} is not a frontier: line 1 is not JSON ({error}); run the search again"
             ) from error
         if not isinstance(head, dict) or head.get("schema") != SCHEMA:
-            raise SchemaError(f"{where} is not a {SCHEMA} file; give the frontier.jsonl of a run")
+            kind = head.get("schema") if isinstance(head, dict) else None
+            hint = f" (it is a {kind})" if isinstance(kind, str) and kind.startswith("codesign.") else ""
+            raise SchemaError(f"{where} is not a {SCHEMA} file{hint}; give the frontier.jsonl of a search on a device")
         if head.get("version") != VERSION:
             raise SchemaError(
                 f"{where} has version {head.get('version')!r}, this codesign reads {VERSION}; update codesign"

@@ -27,7 +27,8 @@ codesign.sections.rules = (root, data, page) => {
         traces.push({ type: gl ? "scattergl" : "scatter", mode: "markers", x: cost, y: r.values.map(place), xaxis, yaxis, customdata: designs.map((d) => d.name),
           text: designs.map((d, i) => `<b>${escape(d.name)}</b><br>${escape(r.title)} ${escape(String(short(r.values[i])))}<br>${format.metric(data.cost, d.values[data.cost])}, loss ${format.metric("loss", d.loss)}`), hovertemplate: "%{text}<extra></extra>",
           marker: { size: designs.map((d) => (chosen(d) ? 12 : 6)), color: t.blue, line: { width: designs.map((d) => (chosen(d) ? 2.6 : 0)), color: t.vermillion }, opacity: designs.map((d) => (!page.kept || page.kept.has(d.name) ? 0.85 : 0.12)) } });
-        const cost1 = [Math.min(...cost), Math.max(...cost)];
+        const low1 = Math.min(...cost), high1 = Math.max(...cost);
+        const cost1 = Array.from({ length: 40 }, (_, i) => low1 * (high1 / low1) ** (i / 39)); // a power law bends where the cost alone is logarithmic
         if (r.law && Math.abs(r.rank) >= 0.5 && r.law[4] >= 0.5) {
           const at = (p) => cost1.map((v) => r.law[0] * (v / scale) ** p);
           traces.push({ type: "scatter", mode: "lines", x: cost1, y: at(r.law[1]), xaxis, yaxis, hoverinfo: "skip", line: { color: t.vermillion, width: 1.8 } });
