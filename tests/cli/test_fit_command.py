@@ -38,6 +38,7 @@ def runs(count: int = 16, **changes: Any) -> list[TrainingRun]:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CODESIGN_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("CODESIGN_STORE", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
