@@ -48,9 +48,17 @@ class Opened:
         assert set(self.fetched) == {self.path.as_uri()}
 
     def drawn(self, plot: str) -> None:
-        """Scroll a plot into view and wait until Plotly has drawn it."""
+        """Scroll a plot into view and wait until Plotly has drawn it, as the controls are now."""
         self.page.locator(f"#{plot}").scroll_into_view_if_needed()
-        self.page.wait_for_function(f"document.getElementById('{plot}').data !== undefined", timeout=120_000)
+        self.frames()
+        self.page.wait_for_function(f"document.getElementById('{plot}').data !== undefined")
+
+    def unfold(self, details: str, body: str) -> Any:
+        """Open a <details> and wait for its table: the browser says so in an event of its own, after the click. Its rows."""
+        self.page.locator(f"{details} summary").click()
+        rows = self.page.locator(f"{body} tbody tr")
+        rows.first.wait_for()
+        return rows
 
     def reset(self) -> None:
         """Controls, choice, filter, theme and details as they were when the page was opened."""
@@ -58,9 +66,10 @@ class Opened:
         self.frames()
 
     def frames(self, count: int = 2) -> None:
-        """Let the browser draw."""
+        """Let the browser draw; the plots of a review page that are near the window are up to date then."""
         for _ in range(count):
             self.page.evaluate("() => new Promise((done) => requestAnimationFrame(done))")
+        self.page.wait_for_function("!window.codesign?.page?.drawing")
 
 
 def write_report(run: Path, path: Path) -> Path:

@@ -159,6 +159,7 @@ def test_the_keyboard_reaches_everything(example: Opened) -> None:
     page.locator("#frontier-table-details summary").focus()
     page.keyboard.press("Enter")
     rows = page.locator("#frontier-table tbody tr")
+    rows.first.wait_for()
     assert rows.count() == len(FRONTIER.candidates)
     rows.first.focus()
     page.keyboard.press("ArrowDown")
@@ -211,8 +212,7 @@ def test_roofline_points_are_the_operators(example: Opened) -> None:
     found.frames()
     assert trace(page, "operators, prefill", "roofline-plot") is None
     assert trace(page, "device figures", "roofline-plot")["y"][-1] == pytest.approx(42.63e12)
-    page.locator("#roofline-details summary").click()
-    assert page.locator("#roofline-table tbody tr").count() >= 2 * len(rows)
+    assert found.unfold("#roofline-details", "#roofline-table").count() >= 2 * len(rows)
 
 
 def test_trust_plots_the_rows_that_the_fit_did_not_see(example: Opened) -> None:

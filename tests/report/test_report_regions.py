@@ -332,10 +332,10 @@ def test_sliders_move_the_region_as_the_cost_model_says(example: Opened) -> None
 def test_other_axes_other_designs_and_the_table(example: Opened) -> None:
     page = example.page
     example.drawn("regions-plot")
-    page.locator("#regions-table-details summary").click()
-    assert page.locator("#regions-table tbody tr").count() == 45
+    rows = example.unfold("#regions-table-details", "#regions-table")
+    assert rows.count() == 45
     page.select_option("#regions-x", "experts")
-    assert page.locator("#regions-table tbody tr").count() == 9
+    assert rows.count() == 9
     assert page.evaluate("() => document.getElementById('regions-y').value") == "n_layers"
     page.select_option("#regions-y", "experts")  # the axes change places
     assert page.evaluate("() => document.getElementById('regions-x').value") == "n_layers"

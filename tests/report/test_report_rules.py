@@ -165,5 +165,4 @@ def test_what_each_value_costs_is_drawn(example: Opened) -> None:
     lowest = page.evaluate("() => document.getElementById('rules-plot').data.map((t) => Math.min(...t.y))")
     assert lowest and all(v == 0 for v in lowest)
     page.locator('input[name="rules-view"][value="along"]').check()
-    page.locator("#rules summary").click()
-    assert page.locator("#rules-table tbody tr").count() == len(AXIS_TITLES)
+    assert example.unfold("#rules", "#rules-table").count() == len(AXIS_TITLES)

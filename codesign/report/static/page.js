@@ -239,6 +239,8 @@ window.codesign = (() => {
       builders.set(element, build);
       element.addEventListener("toggle", () => { if (element.open && !printing) build(); });
     },
+    /** Whether a plot near the window is still to be drawn. */
+    get drawing() { return frame !== 0 || plots.some((p) => p.dirty && p.near); },
     announce(text) { byId("announce").textContent = text; },
     table,
   };
