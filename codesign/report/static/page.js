@@ -201,7 +201,7 @@ window.codesign = (() => {
         last = `${box.width}x${box.height}`;
         self.dirty = false;
         Plotly.react(element, figure.data, { ...mergeLayout(figure.layout ?? {}, t), ...box, autosize: false }, { ...CONFIG, ...figure.config });
-        if (!self.drawn) { self.drawn = true; for (const [event, fn] of handlers) element.on(event, fn); }
+        if (!self.drawn) { self.drawn = true; performance.mark(element.id); for (const [event, fn] of handlers) element.on(event, fn); }
       } };
     plots.push(self);
     near.observe(element);
@@ -229,6 +229,7 @@ window.codesign = (() => {
     },
     onSelect(fn) { selectListeners.push(fn); if (page.selected) fn(names.get(page.selected)); },
     filter(list) {
+      if (list === null && kept === null) return;
       kept = list === null ? null : new Set(list);
       for (const fn of filterListeners) fn(kept);
     },
@@ -347,7 +348,7 @@ window.codesign = (() => {
       if (entry) sections[entry[0]](byId(entry[0]), entry[1], page);
       if (waiting.length && !printing) setTimeout(next, 0);
       else if (waiting.length) next();
-      else document.documentElement.dataset.ready = "true";
+      else { document.documentElement.dataset.ready = "true"; performance.mark("ready"); }
     })();
   }
   return { sections, page, start };
