@@ -123,7 +123,7 @@ def _predictors(given: list[str] | None) -> list[str] | None:
     typed = parse_list(given)
     for text in typed:
         if text.replace(" ", "") not in known:
-            raise UnknownNameError.near("predictor", text, known.values(), f"Known: {', '.join(known.values())}.")
+            raise UnknownNameError.near("predictor", text, known.values(), "See 'codesign predictors'.")
     return [known[text.replace(" ", "")] for text in typed] or None
 
 
@@ -185,10 +185,18 @@ def _with_status(label: str, work: Any) -> Any:
 
 
 def _following(found: Mapping[str, Any], path: str, space: str | None) -> str:
-    """A search with this law, ready to be typed."""
+    """A search with this law, ready to be typed: on this machine where it is calibrated."""
     import shlex
 
-    parts = ["codesign search --device host --latency 5ms", f"--loss-law {shlex.quote(path)}"]
+    from codesign.devices import load_device
+    from codesign.errors import CodesignError
+
+    try:
+        load_device("host")
+        device = "--device host --latency 5ms"
+    except CodesignError:  # not calibrated
+        device = "--device orin --latency 20ms"
+    parts = [f"codesign search {device}", f"--loss-law {shlex.quote(path)}"]
     if space:
         parts.append(f"--space {shlex.quote(space)}")
     return " ".join(parts)

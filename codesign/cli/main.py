@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app)(args=arguments, prog_name="codesign", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # how typer reports Ctrl-C
-            print("interrupted", file=sys.stderr)
+            _say_interrupted(arguments)
         return int(code or 0)
     except CodesignError as error:
         if debug:
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        _say_interrupted(arguments)
         return 130
     except typer.Exit as stop:
         return int(stop.exit_code)
@@ -116,6 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; see '{context.command_path} --help'" if context is not None else ""
         print(f"error: {' '.join(told().split()).rstrip('.')}{hint}", file=sys.stderr)
         return 2
+
+
+def _say_interrupted(arguments: Sequence[str]) -> None:
+    more = "; the same command goes on from what is done" if {"train", "profile"} & set(arguments[:2]) else ""
+    print(f"interrupted{more}", file=sys.stderr)
 
 
 def _discard_output() -> None:

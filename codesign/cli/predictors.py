@@ -127,7 +127,7 @@ def _names(given: list[str]) -> list[str] | None:
     known = {name.replace(" ", ""): name for name in (*CANDIDATES, "stack")}
     for name in given:
         if name.replace(" ", "") not in known:
-            raise UnknownNameError.near("predictor", name, known.values(), f"Known: {', '.join(known.values())}.")
+            raise UnknownNameError.near("predictor", name, known.values(), "See 'codesign predictors'.")
     found = [known[name.replace(" ", "")] for name in given]
     return found or None
 

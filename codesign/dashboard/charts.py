@@ -22,14 +22,15 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
 def loss_curves(runs: Sequence[TrainingRun]) -> dict[str, Any]:
     """Validation loss over tokens, one line a run; training loss where a run was not evaluated yet."""
     traces = []
+    names: set[str] = set()
     for number, run in enumerate(runs[:MOST_CURVES]):
         points, which = _points(run)
         if not points:
             continue
-        a = run.architecture
+        name = _name(run, names)
         traces.append({
             "type": "scatter", "mode": "lines+markers" if len(points) < 30 else "lines",
-            "name": f"{a.n_layers} × {a.d_model}, {run.status}",
+            "name": name,
             "x": [tokens for tokens, _ in points], "y": [loss for _, loss in points],
             "line": {"color": number % COLOURS, "width": 1.6,
                      "dash": DASHES[number // COLOURS % len(DASHES)]},
@@ -38,6 +39,18 @@ def loss_curves(runs: Sequence[TrainingRun]) -> dict[str, Any]:
             "hovertemplate": "%{text}<br>%{x:,} tokens: %{y:.4f} nats per token<extra></extra>",
         })  # fmt: skip
     return {"data": traces, "x": "training tokens", "y": "loss, nats per token", "x_log": True, "y_log": False}
+
+
+def _name(run: TrainingRun, taken: set[str]) -> str:
+    """As short as tells it from the others: depth and width, then heads and FFN, then the learning rate and the seed."""
+    a, r = run.architecture, run.recipe
+    name = f"{a.n_layers} × {a.d_model}, {run.status}"
+    for more in (f"{a.n_heads}/{a.n_kv_heads} heads, FFN {a.d_ff}", f"lr {r.lr:g}, seed {r.seed}", f"run {len(taken) + 1}"):
+        if name not in taken:
+            break
+        name = f"{name}, {more}"
+    taken.add(name)
+    return name
 
 
 def _points(run: TrainingRun) -> tuple[list[tuple[int, float]], str]:
