@@ -40,7 +40,11 @@ class UnknownNameError(CodesignError, LookupError):
         """
         names = sorted(set(known))
         close = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
-        meant = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}."
+        meant = (
+            f"did you mean '{close[0]}'?"
+            if close
+            else f"known: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}."
+        )
         return cls(f"unknown {kind} '{given}'; {meant} {hint}".rstrip())
 
 

@@ -46,7 +46,9 @@ def search(
     objectives: Annotated[
         str, typer.Option(help="Two or more of loss,latency,ttft,e2e,memory,energy,params.")
     ] = "loss,latency",
-    space: Annotated[str, typer.Option(help="default, dense (no experts), paper, or a TOML file with an [axes] table.")] = "default",
+    space: Annotated[
+        str, typer.Option(help="default, dense (no experts), paper, or a TOML file with an [axes] table.")
+    ] = "default",
     loss_law: Annotated[
         str,
         typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file of codesign fit."),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from codesign.search.table import CandidateTable
@@ -58,10 +60,8 @@ def search_table(options: TableOptions) -> None:
 
     from codesign.cli.common import parse_list
     from codesign.errors import SpecError
-    from codesign.report.table_run import read_answers
     from codesign.search.table import parse_bound, parse_goal, read_candidates
     from codesign.search.table_features import features_of, parse_cell
-    from codesign.search.table_search import TableSearch
 
     if options.quality is None:
         raise SpecError("--table needs --quality COLUMN:max or COLUMN:min: what is not known until a model is trained")
@@ -80,14 +80,21 @@ def search_table(options: TableOptions) -> None:
         parse_cell(options.cell) if options.cell else None,
     )  # fmt: skip
     folder = Path(options.out) if options.out else Path("results") / _run_name(options)
-    _check_folder(folder)
     facts = _provenance(options, table, features)
+    with _made(folder):
+        _run(options, table, features, folder, facts)
+
+
+def _run(options: TableOptions, table: CandidateTable, features: Any, folder: Path, facts: dict[str, Any]) -> None:
+    from dataclasses import replace
+
+    from codesign.report.table_run import read_answers
+    from codesign.search.table_search import TableSearch
+
     if options.evaluations is not None:
         _warn_of_results(table, options)
         _replay(options, table, features, folder, facts)
         return
-    from dataclasses import replace
-
     value, order = read_answers(folder, table)
     asked = table.asked.copy()
     asked[order] = True
@@ -139,6 +146,7 @@ def _replay(options: TableOptions, table: CandidateTable, features: Any, folder:
 
 def _next_batch(options: TableOptions, search: TableSearch, folder: Path, facts: dict[str, Any]) -> None:
     from codesign.report.table_run import write_table_run
+    from codesign.search.table_model import MIN_ROWS
 
     table = search.table
     known, left = len(search.order), int((~table.asked).sum())
@@ -158,7 +166,8 @@ def _next_batch(options: TableOptions, search: TableSearch, folder: Path, facts:
         screen.print("To see how few trainings would have been enough, replay the search: --evaluations 100")
     elif ask.gain is None:
         screen.print(
-            f"{known} trained row(s) that count are too few to predict from: {folder}/ask.csv has {len(ask.rows)} drawn at random."
+            f"{known} trained row(s) that count are too few to predict from, {MIN_ROWS} are needed: {folder}/ask.csv has {len(ask.rows)} drawn at "
+            "random."
         )
     else:
         screen.print(
@@ -308,10 +317,13 @@ def _run_name(options: TableOptions) -> str:
     return f"{Path(options.table).stem}-{column}-{digest}"
 
 
-def _check_folder(folder: Path) -> None:
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The run's folder, made; a command that is refused or stopped leaves no empty one."""
     from codesign.errors import SpecError
 
     try:
+        new = not folder.exists()
         if folder.exists() and (
             not folder.is_dir() or (any(folder.iterdir()) and not (folder / "asked.csv").is_file())
         ):
@@ -319,6 +331,11 @@ def _check_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SpecError(f"cannot write the run to {folder}: {error}; give a writable --out") from error
+    try:
+        yield
+    finally:
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _printed_as_json(options: TableOptions, folder: Path) -> bool:

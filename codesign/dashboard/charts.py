@@ -45,7 +45,11 @@ def _name(run: TrainingRun, taken: set[str]) -> str:
     """As short as tells it from the others: depth and width, then heads and FFN, then the learning rate and the seed."""
     a, r = run.architecture, run.recipe
     name = f"{a.n_layers} × {a.d_model}, {run.status}"
-    for more in (f"{a.n_heads}/{a.n_kv_heads} heads, FFN {a.d_ff}", f"lr {r.lr:g}, seed {r.seed}", f"run {len(taken) + 1}"):
+    for more in (
+        f"{a.n_heads}/{a.n_kv_heads} heads, FFN {a.d_ff}",
+        f"lr {r.lr:g}, seed {r.seed}",
+        f"run {len(taken) + 1}",
+    ):
         if name not in taken:
             break
         name = f"{name}, {more}"

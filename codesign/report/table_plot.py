@@ -37,7 +37,15 @@ def plot_table(
     shown = table.quality.sign * value
     if view.mean is not None:
         rest = np.setdiff1d(np.arange(len(table)), order)
-        axes.plot(cost[rest], table.quality.sign * view.mean[rest], ",", color=_GREY, alpha=0.6, zorder=1)
+        axes.plot(
+            cost[rest],
+            table.quality.sign * view.mean[rest],
+            ".",
+            ms=1 if len(rest) > 3000 else 4,
+            color=_GREY,
+            alpha=0.6,
+            zorder=1,
+        )
         axes.plot([], [], ".", color=_GREY, label=f"not asked: predicted ({len(rest):,})")
     if len(order):
         seen = axes.scatter(

@@ -75,11 +75,11 @@ class TableModel:
         self._inputs: dict[str, Array] = {}
         self._makers: dict[str, Callable[[], Any]] = {}
         if numbers.shape[1]:
-            self._add("process on numbers", numbers, lambda: _process(None))
-            self._add("process on numbers with trend", numbers, lambda: _process(None, linear=True))
+            self._add("gp on numbers", numbers, lambda: _process(None))
+            self._add("gp on numbers, with trend", numbers, lambda: _process(None, linear=True))
         if labels.shape[1]:
             columns = list(range(numbers.shape[1], every.shape[1]))
-            name = "process on numbers and labels" if numbers.shape[1] else "process on labels"
+            name = "gp on numbers and labels" if numbers.shape[1] else "gp on labels"
             self._add(name, every, lambda: _process(columns))
         self._add("trees", np.concatenate([numbers, *hot], axis=1), lambda: _trees(self.seed))
 

@@ -35,7 +35,7 @@ def test_ask_fill_ask_again_until_done(tmp_path: Path) -> None:
     rows = write_table(tmp_path / "mine.csv")
     done = codesign(tmp_path, *ASK, "--no-plot")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert "0 trained row(s) that count are too few to predict from: run/ask.csv has 12" in done.stdout
+    assert "0 trained row(s) that count are too few to predict from, 8 are needed: run/ask.csv has 12" in done.stdout
     asked = load(tmp_path / "run" / "ask.csv")
     assert len(asked) == 12 and "predicted" not in asked[0]
     first = {row["name"] for row in asked}
@@ -149,3 +149,9 @@ def test_answers_that_cannot_be(tmp_path: Path) -> None:
     assert "no usable row of 'mine.csv' has these cells any more" in codesign(tmp_path, *ASK, "--no-plot").stderr
     file.write_text("a,b\n1,2\n")
     assert "lost its column 'row_key'" in codesign(tmp_path, *ASK, "--no-plot").stderr
+
+
+def test_a_refused_command_leaves_no_folder(tmp_path: Path) -> None:
+    write_table(tmp_path / "mine.csv")
+    refused = codesign(tmp_path, *ASK, "--evaluations", "20")
+    assert refused.returncode == 2 and not (tmp_path / "run").exists()

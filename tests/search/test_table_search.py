@@ -126,7 +126,7 @@ def test_the_surrogate_is_judged_on_left_out_rows(whole) -> None:  # type: ignor
     table, features = whole
     rows = np.arange(60)
     model = TableModel(features).fit(rows, table.value[rows])
-    processes = {"process on numbers", "process on numbers with trend", "process on numbers and labels"}
+    processes = {"gp on numbers", "gp on numbers, with trend", "gp on numbers and labels"}
     assert set(model.scores) == {*processes, "trees"}
     best = min(model.scores.values())
     assert set(model.used) == {name for name, score in model.scores.items() if score <= 1.25 * best}
