@@ -17,7 +17,7 @@ __all__ = ["write_held_out", "write_report"]
 COMMAND = "python tools/surrogate_validation.py --data ../shared/data --cache CACHE"
 ORDER = (
     "parameters alone", "law", "law + gp", "gp", "chinchilla* + gp", "additive** + gp", "law + trees", "trees", "law + mlp", "mlp",
-    "stack", "staged",
+    "stack", "mean of laws", "staged",
 )  # fmt: skip
 _NUMBERS = ("mae", "relative", "tau", "spearman", "coverage80", "coverage90")
 Rows = list[dict[str, Any]]
@@ -47,7 +47,8 @@ def pooled(done: Rows) -> Rows:
                 "set": name, "question": SETS[name].question, "kind": kind, "split": split, "predictor": predictor,
                 "n_train": round(float(np.mean([row["n_train"] for row in rows]))), "n_test": int(weight.sum()),
                 "cells": len(rows), "all_cells": count[name, kind, split], **values,
-                "share_chosen": float(np.mean([row["chosen"] for row in rows])), "reason": reasons[0] if reasons else "",
+                "share_chosen": float(np.mean([row["chosen"] for row in rows])), "share_beyond": float(np.mean([row["beyond"] for row in rows])),
+                "weight": float(np.mean([row["weight"] for row in rows])), "reason": reasons[0] if reasons else "",
             }
         )  # fmt: skip
     return sorted(out, key=lambda r: (list(SETS).index(r["set"]), r["kind"], r["n_train"], r["split"], _place(r)))
@@ -80,7 +81,8 @@ def write_held_out(done: Rows, path: Path) -> None:
                     "question": row["question"], "dataset": row["set"], "split": _title(row), "predictor": row["predictor"],
                     "n_train": row["n_train"], "n_test": row["n_test"],
                     **{key: None if math.isnan(row[key]) else float(f"{row[key]:.4g}") for key in _NUMBERS},
-                    "share_chosen": round(row["share_chosen"], 3), "reason": row["reason"],
+                    "share_chosen": round(row["share_chosen"], 3), "share_beyond": round(row["share_beyond"], 3), "weight": round(row["weight"], 3),
+                    "reason": row["reason"],
                 }
             )  # fmt: skip
     head = {
@@ -152,7 +154,7 @@ def _extrapolation(rows: Rows) -> list[str]:
         "",
         "Mean absolute relative error; the aim is 1 %.",
         "",
-        "| data set | fit / test rows | staged | | 90 % interval holds | in use inside | parameters alone | law | law + gp | gp | trees | mlp | stack |",
+        "| data set | fit / test rows | staged | | 90 % interval holds | parameters alone | law | law + gp | gp | trees | mlp | stack | mean of laws |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in SETS:
@@ -160,14 +162,13 @@ def _extrapolation(rows: Rows) -> list[str]:
         if "staged" not in found:
             continue
         staged = found["staged"]
-        used = ", ".join(k for k, row in found.items() if row["share_chosen"] > 0)
         others = [
             f"{100 * found[k]['relative']:.2f} %" if k in found else ""
-            for k in ("parameters alone", "law", "law + gp", "gp", "trees", "mlp", "stack")
+            for k in ("parameters alone", "law", "law + gp", "gp", "trees", "mlp", "stack", "mean of laws")
         ]
         lines.append(
             f"| {name} | {staged['n_train']} / {staged['n_test']} | {100 * staged['relative']:.2f} % | "
-            f"{'holds' if staged['relative'] <= 0.01 else 'missed'} | {staged['coverage90']:.0%} | {used} | "
+            f"{'holds' if staged['relative'] <= 0.01 else 'missed'} | {staged['coverage90']:.0%} | "
             + " | ".join(others)
             + " |"
         )

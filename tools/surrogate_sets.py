@@ -116,8 +116,11 @@ def _xlstm(arch: str, context: int) -> Callable[[Path], LossTable]:
 
 
 def chinchilla(folder: Path) -> LossTable:
-    """Sizes read off a figure: those within 1 % are one model."""
+    """Sizes read off a figure: those within 1 % are one model. The five largest losses are left out, as those who read them off did
+    (arXiv 2404.10102): runs of less than 0.41 tokens a parameter.
+    """
     table = read_loss_table(folder / "loss/chinchilla_svg.csv", group=["params_total"])
+    table = _keep(table, table.frame["loss"] < np.sort(table.frame["loss"])[-5])
     frame = table.frame.assign(model=np.round(np.log(table.frame["params_total"]) / 0.02))
     return LossTable(table.name, frame, table.target, ("model",), table.excluded, table.size)
 

@@ -119,7 +119,16 @@ def run(cell: Cell, data: DataSet, table: LossTable, names: list[str] | None) ->
     rows = []
     for result in results:
         values = {k: v if isinstance(v, str) else float(f"{v:.5g}") for k, v in result.score.__dict__.items()}
-        rows.append({**values, "chosen": result.chosen, "n_train": round(result.n_train), "n_test": result.n_test})
+        rows.append(
+            {
+                **values,
+                "chosen": result.chosen,
+                "beyond": result.beyond,
+                "weight": round(result.weight, 4),
+                "n_train": round(result.n_train),
+                "n_test": result.n_test,
+            }
+        )
     return {"set": cell.set, "kind": cell.kind, "key": cell.key, "cpu_s": time.process_time() - start, "rows": rows}
 
 

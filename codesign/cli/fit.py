@@ -217,7 +217,7 @@ def _show(table: LossTable, found: Mapping[str, Any], path: str, space: str | No
     for score in found["held_out"]:
         uses = [
             where
-            for where, key in (("inside the data", "chosen"), ("beyond", "chosen_beyond"))
+            for where, key in (("inside the data", "chosen"), ("far beyond", "chosen_beyond"))
             if found[key] == score["name"]
         ]
         shown.add_row(
@@ -229,6 +229,11 @@ def _show(table: LossTable, found: Mapping[str, Any], path: str, space: str | No
         screen.print(
             f"law: the form '{found['law_form']}'; error: mean absolute, relative; largest out: on the largest shapes"
         )
+    for joint in dict.fromkeys((found["chosen"], found["chosen_beyond"])):
+        weights = found["parts"][joint]["weights"] if joint is not None else {}
+        if len(weights) > 1:
+            parts = sorted(weights.items(), key=lambda item: -item[1])
+            screen.print(f"{joint}: " + ", ".join(f"{weight:.0%} {name}" for name, weight in parts))
     chosen = next(score for score in found["held_out"] if score["name"] == found["chosen"])
     if chosen["reason"]:
         screen.print(

@@ -31,23 +31,22 @@ def evaluation_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
         {
             "predictor": r.score.name, "n_train": r.n_train, "n_test": r.n_test, "mae": r.score.mae, "relative": r.score.relative,
             "tau": r.score.tau, "spearman": r.score.spearman, "coverage80": r.score.coverage80, "coverage90": r.score.coverage90,
-            "share_chosen": r.chosen, "reason": r.score.reason, "seconds": round(r.seconds, 2),
+            "share_chosen": r.chosen, "share_beyond": r.beyond, "weight": r.weight, "reason": r.score.reason, "seconds": round(r.seconds, 2),
         }
         for r in results
     ]  # fmt: skip
 
 
 def evaluation_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
-    """Predictors side by side."""
+    """Predictors side by side; ``weight`` is each one's mean share in what predicts rows like the data, ``staged`` is what is in use."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    headings = ("predictor", "error", "relative", "tau", "Spearman", "80 % holds", "90 % holds", "used", "why not")
+    headings = ("predictor", "error", "relative", "tau", "Spearman", "80 % holds", "90 % holds", "weight", "why not")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("predictor", "why not") else "right")
     for row in rows:
-        plain = row["predictor"] in ("staged", _BASELINE)
-        used = "" if plain else f"{row['share_chosen']:.0%}"
+        used = f"{row['weight']:.0%}" if row["weight"] else ""
         table.add_row(row["predictor"], *_figures(row), used, row["reason"])
     return table
 
@@ -70,8 +69,8 @@ def _percent(value: Any, digits: int = 0) -> str:
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
     """One line: what the selection used on these splits, how it did, and against the free baseline."""
     staged = next(row for row in rows if row["predictor"] == "staged")
-    told = ", ".join(_in_use(rows, staged, shares=True))
-    text = f"in use: {told}; the selection errs {_percent(staged['relative'], 2)} on rows it did not see, its 90 % interval holds {_percent(staged['coverage90'])}"
+    told = "; ".join(_in_use(rows, weights=True))
+    text = f"in use: {told}. This selection (staged) errs {_percent(staged['relative'], 2)} on rows it did not see, its 90 % interval holds {_percent(staged['coverage90'])}"
     baseline = next((row for row in rows if row["predictor"] == _BASELINE), None)
     if baseline is None:
         return text + "; the table has no parameter count to compare with"
@@ -80,17 +79,20 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _in_use(rows: Sequence[dict[str, Any]], staged: dict[str, Any] | None, shares: bool = False) -> list[str]:
-    """Names of the predictors chosen, the most often first; and who predicts rows beyond the data, where that is another one."""
-    members = [row for row in rows if row["predictor"] not in ("staged", _BASELINE)]
-    used = sorted((row for row in members if row["share_chosen"] > 0), key=lambda row: -row["share_chosen"])
+def _in_use(rows: Sequence[dict[str, Any]], weights: bool = False) -> list[str]:
+    """What predicts rows like the data, the most often chosen first, and what predicts rows beyond it."""
+    used = sorted((row for row in rows if row["share_chosen"] > 0), key=lambda row: -row["share_chosen"])
     names = [
-        row["predictor"] + (f" ({row['share_chosen']:.0%} of the splits)" if shares and row["share_chosen"] < 1 else "")
+        row["predictor"]
+        + (f" ({row['share_chosen']:.0%} of the splits)" if weights and row["share_chosen"] < 1 else "")
         for row in used
     ]
-    if staged is not None and len(used) == 1 and used[0]["mae"] != staged["mae"]:
-        same = [row["predictor"] for row in members if row["mae"] == staged["mae"]]
-        names += [f"beyond {same[0]}" if same else "others beyond"]
+    beyond = max((row for row in rows if row["share_beyond"] > 0), key=lambda row: row["share_beyond"], default=None)
+    if weights and any(row["predictor"] == "stack" for row in used):
+        parts = sorted((row for row in rows if row["weight"] >= 0.05), key=lambda row: -row["weight"])
+        names[-1] += ", in all " + " + ".join(f"{row['weight']:.0%} ({row['predictor']})" for row in parts)
+    if beyond is not None and [row["predictor"] for row in used] != [beyond["predictor"]]:
+        names.append(f"beyond the data {beyond['predictor']}" if weights else f"beyond {beyond['predictor']}")
     return names
 
 
@@ -163,13 +165,23 @@ def held_out_table(rows: Sequence[dict[str, Any]], show_all: bool) -> Table:
         staged = next((row for row in own if row["predictor"] == "staged"), None)
         if show_all:
             for number, row in enumerate(own):
-                why = row["reason"] or (f"(used {row['share_chosen']:.0%})" if row["share_chosen"] else "")
+                why = row["reason"] or (
+                    f"(used {row['share_chosen']:.0%})"
+                    if row["share_chosen"]
+                    else f"(weight {row['weight']:.0%})"
+                    if row["weight"]
+                    else ""
+                )
                 table.add_row(*(head if number == 0 else ("",) * 4), row["predictor"], *_figures(row), why)
             continue
         shown = staged or max(members, key=lambda row: row["share_chosen"])
         figures = _figures(shown)
-        why = ", ".join(_short(r["predictor"], r["reason"]) for r in members if r["reason"] and not r["share_chosen"])
-        used = ", ".join(_in_use(own, staged)) or shown["predictor"]
+        why = ", ".join(
+            _short(r["predictor"], r["reason"])
+            for r in members
+            if r["reason"] and not r["share_chosen"] and not r["weight"]
+        )
+        used = ", ".join(_in_use(own)) or shown["predictor"]
         table.add_row(*head, used, f"{figures[0]} ({figures[1]})", *figures[3:], why)
     return table
 
@@ -190,7 +202,7 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
     """Where the figures are from, and what the columns mean."""
     return [
         "error: mean absolute, in units of the target, and relative; 80 %, 90 %: share of rows inside these intervals. Who is in use was chosen on "
-        "training rows alone, never by these figures; beyond the data one that follows a law takes over",
+        "training rows alone, never by these figures; the stack weighs the predictors by the same",
         "not used: rank: it ranks no better than the parameter count alone; 98%: what its 90 % interval held of training rows left out, "
         "which must be 85 to 95 %. --all shows every predictor and the reasons in full",
         f"made by: {found.get('command', '-')}; {found.get('source', found.get('data', ''))}".rstrip("; "),

@@ -36,15 +36,15 @@ def predict_rows(
         table.frame, table.y, groups=table.groups
     )
     figures = np.full((5, len(frame)), np.nan)
-    far = np.zeros(len(frame), dtype=bool)
+    outside, far = np.zeros(len(frame), dtype=bool), np.zeros(len(frame), dtype=bool)
     if usable.any():
         part = frame[usable]
         figures[:, usable] = [model.predict(part), *model.interval(part, 0.8), *model.interval(part, 0.9)]
-        far[usable] = model.outside(part)
+        outside[usable], far[usable] = model.outside(part), model.far(part)
     inside, extrapolating = model.chosen_, model.chosen_beyond_ or model.chosen_
     rows = []
     for i in range(len(frame)):
-        told = beyond[i] or (("combination of columns",) if far[i] else ())
+        told = beyond[i] or (("combination of columns",) if outside[i] else ())
         state = "not predicted" if not usable[i] else "beyond the data" if told else "inside"
         rows.append(
             {
@@ -64,7 +64,7 @@ def predict_rows(
     screen = console()
     screen.print(f"{table.name}: {table.y.size} rows fitted" + excluded(table))
     screen.print(
-        f"in use: {inside} inside the data, {extrapolating} beyond it"
+        f"in use: {inside} inside the data, {extrapolating} far beyond it"
         + ("" if not model.fallback_ else "; no predictor passed the tests: the least bad")
     )
     screen.print(

@@ -109,8 +109,8 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
 
     Attributes:
         form_: The chosen name. scores_: name -> score.
-        median_: ``median(...)`` of the forms whose left-out error is within twice the best, those with a coupled data
-            term if there are three; the chosen name where fewer than three forms fit.
+        median_: ``median(...)`` of the forms whose left-out error is within twice the best; the chosen name where fewer than
+            three forms are.
     """
 
     def __init__(
@@ -159,9 +159,7 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
         self.form_ = min(equal, key=lambda form: (counts[form], self.scores_.get(form, 0.0)))
         self.law_ = fits[self.form_].fit(X, target, groups=names)
         sane = [form for form in forms if left.get(form, 0.0) <= _SANE * min(left.values(), default=0.0)]
-        coupled = [form for form in sane if form.endswith("*")]
-        several = coupled if len(coupled) >= 3 else sane
-        self.median_ = f"median({', '.join(several)})" if len(several) >= 3 else self.form_
+        self.median_ = f"median({', '.join(sane)})" if len(sane) >= 3 else self.form_
         self.scatter_ = self.law_.scatter_
         return self
 

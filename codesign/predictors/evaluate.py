@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,12 +36,16 @@ class Result:
 
     Attributes:
         score: Its errors and coverages; ``reason`` says why the first split's selection does not use it, empty where it is eligible.
-        chosen: In what share of the splits the staged selection used it. n_train, n_test: Mean rows a split. seconds: Of fitting all
+        chosen: In what share of the splits the staged selection predicted rows like the data with it, beyond: rows beyond the data.
+        weight: Its mean share in what the selection predicted rows like the data with: of the stack, or 1 where it was chosen
+            itself. n_train, n_test: Mean rows a split. seconds: Of fitting all
             predictors, a split.
     """
 
     score: Score
     chosen: float
+    beyond: float
+    weight: float
     n_train: float
     n_test: int
     seconds: float
@@ -120,7 +125,7 @@ def evaluate(
         One result a predictor, in a fixed order, then ``staged`` and ``parameters alone``.
     """
     pooled: dict[str, list[tuple[Array, ...]]] = {}
-    chosen: dict[str, int] = {}
+    chosen, beyond, weight = (defaultdict[str, float](float) for _ in range(3))
     reasons: dict[str, str] = {}
     start = time.perf_counter()
     for number, split in enumerate(splits):
@@ -128,7 +133,10 @@ def evaluate(
         staged = StagedRegressor(names, columns, table.size, folds, seed).fit(train.frame, train.y, groups=train.groups)
         for s in staged.scores_:
             reasons.setdefault(s.name, s.reason)
-        chosen[staged.chosen_] = chosen.get(staged.chosen_, 0) + 1
+        chosen[staged.chosen_] += 1 / len(splits)
+        beyond[staged.chosen_beyond_ or staged.chosen_] += 1 / len(splits)
+        for name, share in staged.shares_.items():
+            weight[name] += share / len(splits)
         for name, member in [*staged.members_.items(), ("staged", staged)]:
             mean = member.predict(test.frame)
             ends = [member.interval(test.frame, level) for level in (0.8, 0.9)]
@@ -152,5 +160,5 @@ def evaluate(
             size = np.concatenate([ParameterCount.size(table.take(s.test).frame) for s in splits])
             ranked = score(name, y, -size, in80, in90)
             found = replace(found, spearman=ranked.spearman, tau=ranked.tau, reason="the free baseline")
-        results.append(Result(found, chosen.get(name, 0) / len(splits), n_train, int(y.size), seconds))
+        results.append(Result(found, chosen[name], beyond[name], weight[name], n_train, int(y.size), seconds))
     return results

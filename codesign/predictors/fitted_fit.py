@@ -15,6 +15,7 @@ from codesign.predictors.files import load_law
 from codesign.predictors.fitted import COMPUTED
 from codesign.predictors.fitted_model import FittedModel
 from codesign.predictors.loss_table import LossTable
+from codesign.predictors.stack import Stack
 from codesign.predictors.staged import StagedRegressor
 
 __all__ = ["fit_surrogate"]
@@ -26,7 +27,6 @@ _LAW_COLUMNS = ("params_nonembed_active", "params_active", "params_total", "n_la
 _LEFT_OUT = ("routing_frequency", "flop_increase", "chinchilla_multiplier", "hparams")
 _RECIPE = ("lr", "batch_tokens")
 _VARIES = 1.5  # a dimension whose values span less is not measured: its labelled prior acts
-_WEIGHT = 0.05  # of a stack's members, as `codesign.predictors.stack` has it
 
 
 def fit_surrogate(
@@ -117,7 +117,7 @@ def _column(column: Any) -> list[Any]:
 
 def _part(staged: StagedRegressor, name: str) -> dict[str, Any]:
     member = staged.members_[name]
-    weights = {m: w for m, w in staged.weights_.items() if w >= _WEIGHT} if name == "stack" else {name: 1.0}
+    weights = member.weights if isinstance(member, Stack) else {name: 1.0}
     factors = {str(level): factor for level, factor in member.correction_.factors.items()}
     return {"weights": weights, "scale": member.correction_.scale, "drift": member.drift_, "factors": factors}
 

@@ -17,7 +17,7 @@ try:
 
     from codesign.predictors.candidates import candidate, possible_laws
     from codesign.predictors.columns import law_inputs
-    from codesign.predictors.conformal import NEAR
+    from codesign.predictors.conformal import FAR
 except ImportError as error:
     raise MissingExtraError.of(error.name or "scikit-learn", "predictors", "a loss law of your own runs") from error
 
@@ -199,7 +199,7 @@ class FittedModel:
     def _split(self, far: Array) -> list[tuple[_Part, Any]]:
         if self._beyond is self._inside:
             return [(self._inside, np.ones(far.size, dtype=bool))]
-        beyond = far > NEAR
+        beyond = far > FAR
         return [(self._inside, ~beyond), (self._beyond, beyond)]
 
 

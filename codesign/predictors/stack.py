@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from scipy.optimize import nnls  # type: ignore[import-untyped,unused-ignore]
 
 from codesign.predictors.conformal import Correction, normal_quantile
 
-__all__ = ["Stack", "convex_weights"]
+__all__ = ["LEAST_WEIGHT", "Stack", "convex_weights"]
 
 Array = npt.NDArray[np.float64]
+#: Members below this share are left out.
+LEAST_WEIGHT = 0.05
 
 
 def convex_weights(predicted: Array, target: Array) -> Array:
@@ -38,6 +40,10 @@ class Stack:
         members: name -> fitted `ConformalRegressor`. weights: name -> weight, convex.
         left: Mean and std of each training row when its group was left out, (rows, 2). correction: From these.
         target: Of the training rows.
+        apart: For each split of the members' ``beyond_`` the weights, (members,), that the other splits gave; None: `weights`.
+
+    Attributes:
+        weights: name -> share of the members in use: those of at least 5 %, together 1.
     """
 
     def __init__(
@@ -47,17 +53,22 @@ class Stack:
         left: Array,
         correction: Correction,
         target: Array,
+        apart: Sequence[Array] | None = None,
     ) -> None:
-        self._used = [(weight, members[name]) for name, weight in weights.items() if weight >= 0.05]
+        used = {name: weight for name, weight in weights.items() if weight >= LEAST_WEIGHT}
+        self.weights = {name: weight / sum(used.values()) for name, weight in used.items()}
+        self._used = [(weight, members[name]) for name, weight in self.weights.items()]
         self.left_ = left
         self.correction_ = correction
-        self.beyond_ = []
+        self.beyond_: list[Any] = []
         self.drift_ = 0.0
-        for parts in zip(*(member.beyond_ for _, member in self._used), strict=True):
+        every = [members[name] for name in weights] if apart is not None else [member for _, member in self._used]
+        for k, parts in enumerate(zip(*(member.beyond_ for member in every), strict=True)):
             mask, far = parts[0][0], parts[0][3]
+            share = apart[k] if apart is not None else self._share()
             logs = np.log(np.stack([part[1] for part in parts], axis=1))
             stds = np.stack([part[2] / part[1] for part in parts], axis=1)
-            mean, std = self.combine(self._share(), logs, stds).T
+            mean, std = self.combine(share, logs, stds).T
             self.beyond_.append((mask, mean, std, far))
             self.drift_ = max(self.drift_, correction.drift(target[mask], mean, std, far))
 
@@ -67,8 +78,7 @@ class Stack:
         return all(getattr(member.estimator, "extrapolates", False) for _, member in self._used)
 
     def _share(self) -> Array:
-        share = np.array([weight for weight, _ in self._used])
-        return np.asarray(share / share.sum())
+        return np.array([weight for weight, _ in self._used])
 
     @staticmethod
     def combine(weights: Array, logs: Array, stds: Array) -> Array:

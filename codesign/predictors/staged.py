@@ -7,9 +7,13 @@ with many rows trees and ensembles may. For each predictor, on rows whose whole 
 2. rank: Spearman's correlation must exceed that of the parameter count alone;
 3. intervals: after the conformal correction, with the factor set on the *other* folds, the 90 % interval must hold 85 to 95 % of rows.
 
-Of those that pass, the least error wins; among equals (within 2 %) the simpler. Rows beyond the data are predicted by the winner among
-predictors that follow a law, judged on the largest groups left out (among equals, within 25 %, law + gp): trees, Gaussian
-processes and networks alone never extrapolate.
+Rows like the data are predicted by the ``stack`` (`codesign.predictors.stack`): left-out groups weigh those that pass 2, and its own
+intervals must pass 3. Where they do not, the single predictor with the least error of those that pass; among equals (within 2 %) the
+simpler. Twenty groups seldom tell which of several good predictors is best; their mean is hurt by none that is not.
+
+Rows far beyond the data (`conformal.FAR`) are predicted by the ``mean of laws``: predictors that follow a law, weighted by the inverse
+square of their error on the largest groups left out (Bates and Granger 1969, The combination of forecasts). Trees, Gaussian processes
+and networks alone never extrapolate. What both choices cost and gain on public sets: results/surrogates.md.
 """
 
 from __future__ import annotations
@@ -26,16 +30,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from codesign.errors import SpecError
 from codesign.predictors.candidates import CANDIDATES, BestLaw, ParameterCount, candidate, possible_laws
-from codesign.predictors.conformal import NEAR, ConformalRegressor, Correction, group_folds
+from codesign.predictors.conformal import FAR, NEAR, ConformalRegressor, Correction, group_folds
 from codesign.predictors.stack import Stack, convex_weights
 
-__all__ = ["COVERAGE_90", "Score", "StagedRegressor", "score"]
+__all__ = ["COVERAGE_90", "MEAN_OF_LAWS", "Score", "StagedRegressor", "score"]
 
 Array = npt.NDArray[np.float64]
+MEAN_OF_LAWS = "mean of laws"
 #: Allowed share of left-out rows inside the 90 % interval.
 COVERAGE_90 = (0.85, 0.95)
-#: Errors within this ratio are equal; beyond the data two or three splits judge, which tell less.
-_EQUAL, _EQUAL_BEYOND = 1.02, 1.25
+#: Errors within this ratio are equal.
+_EQUAL = 1.02
+_RANKS = "ranks"  # how a reason begins that rules out a share in the stack as well
 #: Groups below which nothing can be left out and judged.
 LEAST_GROUPS = 4
 
@@ -45,7 +51,7 @@ class Score:
     """A predictor on rows that it did not see.
 
     Attributes:
-        name: As in `candidates.CANDIDATES`, ``stack``, or ``parameters alone``.
+        name: As in `candidates.CANDIDATES`, ``stack``, ``mean of laws``, or ``parameters alone``.
         mae: Mean absolute error in units of the target. relative: Mean absolute relative error.
         tau, spearman: Rank correlations with the target.
         coverage80, coverage90: Share of rows inside the intervals.
@@ -93,7 +99,7 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
     Attributes:
         scores_: One `Score` a predictor, and one of the parameter count alone where the table has it.
         chosen_, chosen_beyond_: Names in use inside and beyond the data. members_: name -> fitted predictor with intervals.
-        weights_: Of the stack. unfit_: name -> why a predictor could not be fitted, such as too few rows.
+        weights_: Of the stack; `shares_` of what is in use. unfit_: name -> why a predictor could not be fitted, such as too few rows.
     """
 
     def __init__(
@@ -134,11 +140,21 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
                 self.unfit_[name] = str(error)
         if not self.members_:
             raise SpecError("; ".join(dict.fromkeys(self.unfit_.values())))
-        if len(self.members_) > 1 and (self.names is None or "stack" in self.names):
-            self._stack(target, masks, labels)
         baseline = self._baseline(X, target, masks)
         self.scores_ = [self._judge(name, target, masks, labels, baseline) for name in self.members_]
+        ranked = [s.name for s in self.scores_ if not s.reason.startswith(_RANKS)] or list(self.members_)
+        laws = [n for n, m in self.members_.items() if self._extrapolates(n) and m.beyond_]
+        joint = []
+        if len(self.members_) > 1 and (self.names is None or "stack" in self.names):
+            self._stack(ranked, target, masks, labels)
+            joint.append("stack")
+        if len(laws) > 1:
+            self._mean_of_laws(laws, target, labels)
+            joint.append(MEAN_OF_LAWS)
+        self.scores_ += [self._judge(name, target, masks, labels, baseline) for name in joint]
         self._choose()
+        chosen = self.members_[self.chosen_]
+        self.shares_ = dict(chosen.weights) if isinstance(chosen, Stack) else {self.chosen_: 1.0}
         if baseline is not None:
             self.scores_.append(baseline)
         return self
@@ -160,19 +176,39 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise SpecError("none of the predictors fits this table: no law does, and no other was asked for")
         return found
 
-    def _stack(self, target: Array, masks: Sequence[Any], labels: Any) -> None:
+    def _stack(self, names: Sequence[str], target: Array, masks: Sequence[Any], labels: Any) -> None:
         """Weights from left-out rows; the stack's own left-out rows use weights of the other folds."""
-        names = list(self.members_)
-        logs = np.log(np.stack([self.members_[n].left_[:, 0] for n in names], axis=1))
-        stds = np.stack([self.members_[n].left_[:, 1] / self.members_[n].left_[:, 0] for n in names], axis=1)
+        logs, stds = self._left(names)
         left = np.empty((target.size, 2))
         for mask in masks:
             weights = convex_weights(logs[~mask], np.log(target[~mask]))
             left[mask] = Stack.combine(weights, logs[mask], stds[mask])
         self.weights_ = dict(zip(names, convex_weights(logs, np.log(target)).tolist(), strict=True))
-        self.members_["stack"] = Stack(
-            self.members_, self.weights_, left, Correction(target, left[:, 0], left[:, 1], labels), target
+        self._join("stack", self.weights_, left, target, labels)
+
+    def _mean_of_laws(self, names: Sequence[str], target: Array, labels: Any) -> None:
+        """Weights from the largest groups left out; a split of these is judged with the weights of the others."""
+        errors = np.array(
+            [[np.abs(mean / target[mask] - 1.0).mean() for mask, mean, *_ in self.members_[n].beyond_] for n in names]
         )
+        weights = _inverse_square(errors)
+        apart = [
+            _inverse_square(np.delete(errors, k, axis=1)) if errors.shape[1] > 1 else weights
+            for k in range(errors.shape[1])
+        ]
+        left = Stack.combine(weights, *self._left(names))
+        self._join(MEAN_OF_LAWS, dict(zip(names, weights.tolist(), strict=True)), left, target, labels, apart)
+
+    def _left(self, names: Sequence[str]) -> tuple[Array, Array]:
+        """Logs and relative standard deviations of left-out rows, each (rows, members)."""
+        left = [self.members_[n].left_ for n in names]
+        return np.log(np.stack([m[:, 0] for m in left], axis=1)), np.stack([m[:, 1] / m[:, 0] for m in left], axis=1)
+
+    def _join(
+        self, name: str, weights: dict[str, float], left: Array, target: Array, labels: Any, apart: Any = None
+    ) -> None:
+        correction = Correction(target, left[:, 0], left[:, 1], labels)
+        self.members_[name] = Stack(self.members_, weights, left, correction, target, apart)
 
     def _baseline(self, X: Any, target: Array, masks: Sequence[Any]) -> Score | None:
         try:
@@ -202,43 +238,37 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         low, high = COVERAGE_90
         reason = ""
         if baseline is not None and not found.spearman > baseline.spearman:
-            reason = f"ranks no better than the parameter count ({found.spearman:.3f}, {baseline.spearman:.3f})"
+            reason = f"{_RANKS} no better than the parameter count ({found.spearman:.3f}, {baseline.spearman:.3f})"
         elif not low <= found.coverage90 <= high:
             reason = f"90 % interval holds {found.coverage90:.0%}"
         return Score(**{**found.__dict__, "reason": reason})
 
     def _choose(self) -> None:
-        order = [*CANDIDATES, "stack"]
-        # A Gaussian process on a law's residual keeps what it learned near the data and leaves the rest to the law.
-        order_beyond = sorted(order, key=lambda name: (name != "law + gp", order.index(name)))
-
-        def best(scores: list[Score], key: str, equal: float, preferred: list[str]) -> str:
-            least = min(getattr(s, key) for s in scores)
-            return min(
-                (s for s in scores if getattr(s, key) <= equal * least), key=lambda s: preferred.index(s.name)
-            ).name
-
-        passed = [s for s in self.scores_ if not s.reason]
+        inside = [s for s in self.scores_ if s.name != MEAN_OF_LAWS]
+        passed = {s.name: s for s in inside if not s.reason}
         self.fallback_ = not passed
         # Nothing passes: the law if there is one, else the least error; the scores say why.
-        laws = [s for s in self.scores_ if s.name == "law"]
-        self.chosen_ = (
-            best(passed, "relative", _EQUAL, order)
-            if passed
-            else (laws or [min(self.scores_, key=lambda s: s.relative)])[0].name
-        )
-        beyond = [s for s in self.scores_ if self._extrapolates(s.name) and np.isfinite(s.largest)]
-        self.chosen_beyond_ = best(beyond, "largest", _EQUAL_BEYOND, order_beyond) if beyond else None
+        laws = [s for s in inside if s.name == "law"]
+        if "stack" in passed:
+            self.chosen_ = "stack"
+        elif passed:
+            least = min(s.relative for s in passed.values())
+            self.chosen_ = next(n for n in CANDIDATES if n in passed and passed[n].relative <= _EQUAL * least)
+        else:
+            self.chosen_ = (laws or [min(inside, key=lambda s: s.relative)])[0].name
+        beyond = [MEAN_OF_LAWS] if MEAN_OF_LAWS in self.members_ else []
+        beyond += [s.name for s in inside if self._extrapolates(s.name) and np.isfinite(s.largest)]
+        self.chosen_beyond_ = beyond[0] if beyond else None
 
     def _extrapolates(self, name: str) -> bool:
-        member = self.members_.get(name)  # the parameter count is no member
+        member = self.members_.get(name)
         return bool(getattr(getattr(member, "estimator", member), "extrapolates", False))
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """The target, (rows,), and with ``return_std`` its corrected standard deviation."""
         check_is_fitted(self, "chosen_")
         mean, std = (np.array(v, dtype=float) for v in self.members_[self.chosen_].predict(X, return_std=True))
-        far = self.outside(X)
+        far = self.far(X)
         if far.any() and self.chosen_beyond_ is not None:
             mean[far], std[far] = self.members_[self.chosen_beyond_].predict(X[far], return_std=True)
         return (mean, std) if return_std else mean
@@ -247,12 +277,25 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         """Interval of a level in `conformal.LEVELS`: lower and upper end, each (rows,)."""
         check_is_fitted(self, "chosen_")
         low, high = (np.array(v, dtype=float) for v in self.members_[self.chosen_].interval(X, level))
-        far = self.outside(X)
+        far = self.far(X)
         if far.any() and self.chosen_beyond_ is not None:
             low[far], high[far] = self.members_[self.chosen_beyond_].interval(X[far], level)
         return low, high
 
     def outside(self, X: Any) -> Any:
         """Which rows lie beyond the box of the data, (rows,)."""
+        return self._overshoot(X) > NEAR
+
+    def far(self, X: Any) -> Any:
+        """Which rows lie so far beyond that `chosen_beyond_` predicts them, (rows,)."""
+        return self._overshoot(X) > FAR
+
+    def _overshoot(self, X: Any) -> Array:
         check_is_fitted(self, "chosen_")
-        return np.asarray(next(iter(self.members_.values())).overshoot(X) > NEAR)
+        return np.asarray(next(iter(self.members_.values())).overshoot(X))
+
+
+def _inverse_square(errors: Array) -> Array:
+    """Weights of members, (members,), from their errors on splits, (members, splits)."""
+    weights = np.maximum(errors.mean(axis=1), 1e-6) ** -2.0
+    return np.asarray(weights / weights.sum())

@@ -31,8 +31,17 @@ def test_the_largest_are_the_largest() -> None:
     t = table()
     (split,) = largest_split(t, 0.25)
     sizes = t.frame[SIZE].to_numpy()
-    assert sizes[split.test].min() >= sizes[split.train].max()
-    assert np.unique(t.groups[split.test]).size == 3
+    assert sizes[split.test].min() > sizes[split.train].max()
+    assert np.unique(t.groups[split.test]).size >= 3
+
+
+def test_shapes_of_one_size_are_left_out_together() -> None:
+    t = table()
+    twins = LossTable("made", t.frame.assign(**{SIZE: np.where(t.frame[SIZE] >= t.frame[SIZE].median(), 1e9, t.frame[SIZE])}),
+                      "loss", ("shape",), {}, SIZE)  # fmt: skip
+    (split,) = largest_split(twins, 0.1)
+    assert (twins.frame[SIZE].to_numpy()[split.test] == 1e9).all()
+    assert (twins.frame[SIZE].to_numpy()[split.train] < 1e9).all()
 
 
 def test_row_splits_have_as_many_rows_and_no_group_in_both() -> None:

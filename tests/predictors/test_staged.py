@@ -16,7 +16,7 @@ from codesign.errors import SpecError
 from codesign.predictors import staged as module
 from codesign.predictors.conformal import Correction, effective_count
 from codesign.predictors.stack import Stack, convex_weights
-from codesign.predictors.staged import Score, StagedRegressor, score
+from codesign.predictors.staged import MEAN_OF_LAWS, Score, StagedRegressor, score
 
 SIZE = "params_nonembed_active"
 QUICK = ["law", "law + gp", "trees", "stack"]
@@ -31,11 +31,11 @@ def fitted() -> tuple[Any, np.ndarray, StagedRegressor]:
 def test_a_law_beats_trees_on_rows_of_a_law(fitted: Any) -> None:
     _, _, model = fitted
     found = {s.name: s for s in model.scores_}
-    assert set(found) == {*QUICK, "parameters alone"}
+    assert set(found) == {*QUICK, MEAN_OF_LAWS, "parameters alone"}
     assert found["law"].relative < 0.01 < found["trees"].relative
     assert found["trees"].largest > found["law"].largest
     assert model.chosen_ != "trees"
-    assert model.chosen_beyond_ in ("law", "law + gp", "stack")
+    assert model.chosen_beyond_ == MEAN_OF_LAWS
     assert found["parameters alone"].reason == "the free baseline"
     assert sum(model.weights_.values()) == pytest.approx(1.0)
 
@@ -118,6 +118,48 @@ def test_among_equals_the_simpler_and_the_least_bad_where_none_passes() -> None:
     model.scores_ = [replace(s, reason="off") for s in model.scores_]
     model._choose()
     assert (model.chosen_, model.fallback_) == ("law", True)
+
+
+def test_the_stack_is_used_where_its_intervals_hold() -> None:
+    model = StagedRegressor()
+    model.members_ = {}
+    model.scores_ = [
+        judged(1, 0.9, 0.01),
+        judged(1, 0.9, 0.02, "gp"),
+        judged(1, 0.9, 0.012, "stack"),
+        judged(1, 0.9, 0.001, MEAN_OF_LAWS),
+    ]
+    model._choose()
+    assert model.chosen_ == "stack"
+    model.scores_[2] = replace(model.scores_[2], reason="90 % interval holds 80%")
+    model._choose()
+    assert model.chosen_ == "law"
+
+
+def test_the_mean_of_laws_by_hand(fitted: Any) -> None:
+    """Weights go with the inverse square of the mean error on the largest left out; each split is judged with those of the others."""
+    _, loss, model = fitted
+    names = [n for n in ("law", "law + gp", "trees") if model._extrapolates(n)]
+    assert names == ["law", "law + gp"]
+    errors = np.array([[np.abs(m / loss[mask] - 1).mean() for mask, m, *_ in model.members_[n].beyond_] for n in names])
+    means = errors.mean(axis=1)
+    weights = (1 / means**2) / (1 / means**2).sum()
+    joint = model.members_[MEAN_OF_LAWS]
+    assert list(joint.weights.values()) == pytest.approx(weights.tolist())
+    assert errors.shape == (2, 2)  # two splits
+    mask, mean, *_ = joint.beyond_[0]
+    other = errors[:, 1] ** -2.0 / (errors[:, 1] ** -2.0).sum()
+    logs = [np.log(model.members_[n].beyond_[0][1]) for n in names]
+    assert mean == pytest.approx(np.exp(other[0] * logs[0] + other[1] * logs[1]))
+    assert mask.sum() == mean.size
+
+
+def test_who_ranks_no_better_than_the_count_has_no_share_in_the_stack() -> None:
+    frame, loss = law_table(shapes=12, tokens=3, noise=0.004)
+    model = StagedRegressor(["law", "gp", "trees", "stack"], size=SIZE, folds=4).fit(frame, loss, groups=frame["shape"])
+    poor = {s.name for s in model.scores_ if s.reason.startswith("ranks") and s.name != "stack"}
+    assert set(model.weights_) == {"law", "gp", "trees"} - poor
+    assert sum(model.shares_.values()) == pytest.approx(1.0)
 
 
 def test_too_few_rows_for_trees_leave_the_others() -> None:
