@@ -82,7 +82,8 @@ def fit(
         from codesign.predictors.questions import best_recipes as best
 
         table = best(table)
-    from codesign.predictors.fitted_file import surrogate_text, write_text
+    from codesign._files import write_text
+    from codesign.predictors.fitted_file import surrogate_text
     from codesign.predictors.fitted_fit import fit_surrogate
     from codesign.predictors.fitted_space import space_of, space_text
 

@@ -111,7 +111,9 @@ def _give(store: Store, found: list[Measurement], *, as_json: bool, csv: str | N
         if csv == "-":
             sys.stdout.write(text)
         else:
-            _write(csv, text)
+            from codesign._files import write_text
+
+            write_text(csv, text, "--csv")
             print(f"{len(text.splitlines()) - 1} rows written to {csv}", file=sys.stderr)
     elif found:
         _show(observe(found), len(found), store.name)
@@ -122,24 +124,6 @@ def _give(store: Store, found: list[Measurement], *, as_json: bool, csv: str | N
         )
     else:
         print(f"No measurements yet in {store.name}; {_FILL}")
-
-
-def _write(path: str, text: str) -> None:
-    import contextlib
-    import os
-    from pathlib import Path
-
-    from codesign.errors import SpecError
-
-    out = Path(path)
-    part = out.parent / f".{out.name}.part-{os.getpid()}"
-    try:
-        part.write_text(text, encoding="utf-8", newline="")
-        os.replace(part, out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise SpecError(f"cannot write {path}: {error.strerror}; give a writable --csv") from error
 
 
 def _import(store: Store, name: str) -> None:

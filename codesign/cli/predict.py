@@ -228,24 +228,15 @@ def _print_breakdown(phase: str, operators: list[Any]) -> None:
 
 
 def _predict_table(path: Any, archs: Any, out: Any, fits: Any) -> None:
-    import contextlib
-    import os
     import sys
 
-    from codesign.errors import SpecError
+    from codesign._files import write_text
     from codesign.roofline.score_table import predicted_table
 
     text, summary = predicted_table(path, archs, fits)
     if out is None:
         sys.stdout.write(text)
     else:
-        temporary = out.parent / f".{out.name}.part-{os.getpid()}"
-        try:
-            temporary.write_text(text, encoding="utf-8", newline="")
-            os.replace(temporary, out)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise SpecError(f"cannot write {out}: {error.strerror}; give a writable --out") from error
+        write_text(out, text)
     for line in summary:
         print(line, file=sys.stderr)

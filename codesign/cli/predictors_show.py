@@ -99,18 +99,18 @@ def _in_use(rows: Sequence[dict[str, Any]], weights: bool = False) -> list[str]:
 def write_csv(path: str, rows: Sequence[dict[str, Any]]) -> None:
     """Rows of equal keys; an empty cell where there is no number."""
     import csv
-    import os
+    import io
     from pathlib import Path
 
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
-    os.replace(temporary, target)
+    from codesign._files import write_text
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text.getvalue())
 
 
 def held_out() -> dict[str, Any]:

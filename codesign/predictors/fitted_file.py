@@ -6,17 +6,14 @@ else runs no code, and a file is a few lines of text a diff can show. The same r
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from codesign.errors import SchemaError, SpecError
+from codesign.errors import SchemaError
 
-__all__ = ["SURROGATE_SCHEMA", "SURROGATE_VERSION", "checked_surrogate", "surrogate_text", "write_text"]
+__all__ = ["SURROGATE_SCHEMA", "SURROGATE_VERSION", "checked_surrogate", "surrogate_text"]
 
 SURROGATE_SCHEMA = "codesign.loss_surrogate"
 SURROGATE_VERSION = 1
@@ -112,20 +109,3 @@ def _check(data: Mapping[str, Any]) -> None:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def write_text(path: str | os.PathLike[str], text: str, option: str = "--out") -> None:
-    """Write a file so that no reader sees half of it.
-
-    Raises:
-        SpecError: It cannot be written.
-    """
-    out = Path(path)
-    part = out.parent / f".{out.name}.part-{os.getpid()}"
-    try:
-        part.write_text(text, encoding="utf-8", newline="")
-        os.replace(part, out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise SpecError(f"cannot write {out}: {error.strerror or error}; give a writable {option}") from error
