@@ -24,15 +24,17 @@ def predict_rows(
     from codesign.cli.common import console
     from codesign.cli.predictors import excluded, print_json
     from codesign.cli.predictors_show import write_csv
-    from codesign.predictors.questions import outside_columns
+    from codesign.predictors.questions import needed_columns, outside_columns
     from codesign.predictors.staged import StagedRegressor
 
     given = _read(path)
+    needed = needed_columns(table.frame, columns)
+    columns = [c for c in columns if c in needed or c in given]  # what is given is checked, what says nothing new need not be given
     fixed = {c: table.frame[c].iloc[0] for c in columns if c not in given and table.frame[c].nunique(dropna=False) == 1}
     frame = given.assign(**fixed)  # what never varied need not be said again
     beyond = outside_columns(table.frame, columns, frame)
     usable = np.array([not any(name.endswith(" is empty") for name in row) for row in beyond], dtype=bool)
-    model = StagedRegressor(names, columns, table.size, random_state=seed).fit(
+    model = StagedRegressor(names, needed, table.size, random_state=seed).fit(
         table.frame, table.y, groups=table.groups
     )
     figures = np.full((5, len(frame)), np.nan)
@@ -71,6 +73,10 @@ def predict_rows(
         f"{len(rows)} rows: {count['inside']} inside the data, {count['beyond the data']} beyond it (column 'beyond' names where; their intervals "
         f"are wider and less sure), {count['not predicted']} not predicted because a value is missing"
     )
+    empty = " is empty"
+    missing = dict.fromkeys(name.removesuffix(empty) for row in beyond for name in row if name.endswith(empty))
+    if missing:
+        screen.print(f"missing in one row or more of {path}, and used by the predictors: {', '.join(missing)}")
     screen.print(f"written: {out}")
 
 

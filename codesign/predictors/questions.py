@@ -17,10 +17,19 @@ import numpy.typing as npt
 
 from codesign.architecture import Architecture
 from codesign.errors import SpecError, UnknownNameError
-from codesign.predictors.features import ARCHITECTURE, FUNCTION, TECHNIQUE
+from codesign.predictors.features import ARCHITECTURE, FUNCTION, TECHNIQUE, FeatureMap
 from codesign.predictors.loss_table import LossTable, group_of
 
-__all__ = ["QUESTIONS", "Question", "architecture_columns", "ask", "best_recipes", "complete", "outside_columns"]
+__all__ = [
+    "QUESTIONS",
+    "Question",
+    "architecture_columns",
+    "ask",
+    "best_recipes",
+    "complete",
+    "needed_columns",
+    "outside_columns",
+]
 
 Array = npt.NDArray[np.float64]
 #: Recipe columns that a shape's best run is chosen over; the others (tokens, context, corpus) stay conditions.
@@ -138,6 +147,26 @@ def architecture_columns(arch: Architecture) -> dict[str, float | str]:
         "params_active": arch.params_active,
         "params_nonembed_active": arch.params_active_nonembedding,
     }
+
+
+def needed_columns(frame: Any, columns: Sequence[str]) -> list[str]:
+    """Those of `columns` that the features are made of; the rest says the same again (a second parameter count, heads that the width
+    fixes) or does not vary.
+    """
+    whole = FeatureMap(columns).fit(frame)
+    features = whole.transform(frame)
+    kept = list(columns)
+    for name in reversed(columns):
+        rest = [c for c in kept if c != name]
+        if not rest:
+            break
+        try:
+            other = FeatureMap(rest).fit(frame)
+        except SpecError:  # nothing varies without it
+            continue
+        if other.names_ == whole.names_ and np.array_equal(other.transform(frame), features):
+            kept = rest
+    return kept
 
 
 def outside_columns(train: Any, columns: Sequence[str], rows: Any, tolerance: float = 0.05) -> list[tuple[str, ...]]:

@@ -70,7 +70,9 @@ def test_a_killed_campaign_loses_nothing_and_goes_on(tmp_path: Path) -> None:
     arguments = ["profile", "--device", "host", "--models", ",".join(names), "--visits", "1", *SHORT]
     code, errors = stopped(arguments, tmp_path, signal.SIGINT, 1)
     first = found(tmp_path)
-    assert (code, errors) == (130, "interrupted; the same command goes on from what is done\n") and 1 <= len(first) < MODELS * PASSES
+    assert (code, errors) == (130, "interrupted; the same command goes on from what is done\n") and 1 <= len(
+        first
+    ) < MODELS * PASSES
     code, _ = stopped(arguments, tmp_path, signal.SIGKILL, len(first) + 1)
     second = found(tmp_path)
     assert code == -signal.SIGKILL and len(first) < len(second) < MODELS * PASSES

@@ -16,7 +16,15 @@ from codesign.architecture import Architecture
 from codesign.errors import SpecError, UnknownNameError
 from codesign.predictors.law_regressor import LawRegressor
 from codesign.predictors.loss_table import LossTable
-from codesign.predictors.questions import QUESTIONS, architecture_columns, ask, best_recipes, complete, outside_columns
+from codesign.predictors.questions import (
+    QUESTIONS,
+    architecture_columns,
+    ask,
+    best_recipes,
+    complete,
+    needed_columns,
+    outside_columns,
+)
 from codesign.predictors.recipes import RecipeAdvisor, cells_of, regret, step_law
 
 
@@ -97,6 +105,22 @@ def test_rows_beyond_the_data_are_named_by_column() -> None:
     )
     found = outside_columns(train, ["n_layers", "tokens", "arch", "n_experts", "lr"], rows)
     assert found == [(), ("n_layers", "arch"), ("tokens is empty",), ("tokens", "n_experts")]
+
+
+def test_what_says_the_same_again_is_not_asked_for() -> None:
+    """Two parameter counts of one model, a head size that never varies, tokens and shape."""
+    rng = np.random.default_rng(0)
+    train = pd.DataFrame(
+        {
+            "n_layers": rng.integers(2, 20, 12),
+            "d_model": 64 * rng.integers(2, 20, 12),
+            "tokens": 10.0 ** rng.uniform(8, 11, 12),
+        }
+    )
+    size = 12.0 * train["n_layers"] * train["d_model"] ** 2 * rng.uniform(0.9, 1.1, 12)
+    train = train.assign(params_nonembed_active=size, params_total=1.2 * size, head_dim=64)
+    columns = ["n_layers", "d_model", "params_total", "params_nonembed_active", "head_dim", "tokens"]
+    assert needed_columns(train, columns) == ["n_layers", "d_model", "params_nonembed_active", "tokens"]
 
 
 def test_an_architecture_as_a_row_of_the_table() -> None:
