@@ -162,3 +162,14 @@ def _started(table, features, count: int) -> TableSearch:  # type: ignore[no-unt
     search = TableSearch(nothing, features, 0)
     search.tell(rows, table.value[rows])
     return search
+
+
+def test_rows_with_the_same_features_stop_nobody(whole) -> None:  # type: ignore[no-untyped-def]
+    """Fifteen kinds of rows, ten alike of each, whose qualities are equal to the last digit: a singular covariance."""
+    table, features = whole
+    kind = np.arange(len(table)) % 15
+    alike = replace(features, numbers=features.numbers[kind], labels=features.labels[kind])
+    model = TableModel(alike).fit(np.arange(120), table.value[kind[:120]])
+    mean, std = model.predict()
+    assert np.isfinite(mean).all() and np.isfinite(std).all()
+    assert np.abs(mean - table.value[kind]).max() < 0.2 * np.ptp(table.value)
