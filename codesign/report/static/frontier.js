@@ -22,17 +22,25 @@ codesign.sections.frontier = (root, data, page) => {
   const faint = (hex) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",")},.4)`;
   const errors = (list, key, colour, width = 1) => ({ type: "data", symmetric: false, array: list.map((d) => end(d, key, "high") - value(d, key)),
     arrayminus: list.map((d) => value(d, key) - end(d, key, "low")), color: colour, thickness: width, width: 3 });
-  /** Names of known models alternate sides where they would run into each other. */
-  function places(list, x, y) {
-    const right = ["top right", "bottom right", "top left", "bottom left"], left = ["top left", "bottom left", "top right", "bottom right"], out = new Array(list.length).fill(right[0]);
-    const xs = designs.map((d) => value(d, x)), span = Math.max(...xs) - Math.min(...xs) || 1, ys = list.map((d) => value(d, y)), tall = Math.max(...ys) - Math.min(...ys) || 1;
-    list.forEach((d, i) => {
-      const taken = new Set(list.slice(0, i).map((o, j) => [o, out[j]]).filter(([o]) => Math.abs(value(o, x) - value(d, x)) < 0.22 * span && Math.abs(value(o, y) - value(d, y)) < 0.06 * tall).map(([, side]) => side));
-      const sides = value(d, x) > Math.max(...xs) ? left : right;
-      out[i] = sides.find((side) => !taken.has(side)) ?? sides[0];
+  /** Where each name stands: the corner of its star where it covers the fewest stars and names; `at` gives pixels. */
+  function places(list, at) {
+    const corners = ["top right", "bottom right", "top left", "bottom left"], stars = list.map(at), taken = [];
+    const covers = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+    return list.map((d, i) => {
+      const [x, y] = stars[i], wide = 6.4 * d.name.length, [width] = size();
+      const boxes = corners.map((corner) => {
+        const left = corner.endsWith("left") ? x - wide - 6 : x + 6, top = corner.startsWith("top") ? y - 17 : y + 4;
+        return [left, top, left + wide, top + 13];
+      });
+      const costs = boxes.map((box) => stars.reduce((sum, [u, v], k) => sum + (k === i ? 0 : covers(box, [u - 8, v - 8, u + 8, v + 8])), 0)
+        + taken.reduce((sum, other) => sum + covers(box, other), 0) + 13 * (Math.max(0, -box[0]) + Math.max(0, box[2] - width)));
+      const best = costs.indexOf(Math.min(...costs));
+      taken.push(boxes[best]);
+      return corners[best];
     });
-    return out;
   }
+  /** Width and height between the axes, roughly, in pixels. */
+  const size = () => { const box = q("plot").getBoundingClientRect(); return [Math.max(box.width - 78, 100), Math.max(box.height - 106, 100)]; };
   function figure(t) {
     const { x, y } = state, traces = [];
     const complete = data.complete.length === 1 && data.complete[0] === x;
@@ -68,11 +76,6 @@ codesign.sections.frontier = (root, data, page) => {
         hovertemplate: "%{text}<extra></extra>", marker: { size: 9, symbol: "x-thin", color: t.ink, line: { width: 2, color: t.ink } } });
     }
     const shownKnown = state.known ? known.filter((d) => x in d.values) : [];
-    if (shownKnown.length) traces.push({ type: "scatter", mode: "markers+text", name: "known models, same law and tokens", x: shownKnown.map((d) => value(d, x)),
-      y: shownKnown.map((d) => value(d, y)), text: shownKnown.map((d) => escape(d.name)), textposition: places(shownKnown, x, y), textfont: { size: 11, color: t.muted },
-      customdata: shownKnown.map((d) => d.name), hovertext: shownKnown.map(hover), hovertemplate: "%{hovertext}<extra></extra>",
-      marker: { size: 11, symbol: "star", color: t.orange, line: { width: 1, color: t.ink } },
-      error_y: state.intervals ? { ...errors(shownKnown, y, t.orange), thickness: 0.8 } : undefined });
     const bound = data.budget[x] ?? (x === "memory_B" ? data.memory_B : undefined);
     const label = data.budget[x] ? `budget ${format.metric(x, bound)}` : `free on the device ${format.metric(x, bound)}`;
     const xs = designs.map((d) => value(d, x)), ys = designs.map((d) => value(d, y)), lows = designs.map((d) => end(d, y, "low"));
@@ -81,6 +84,13 @@ codesign.sections.frontier = (root, data, page) => {
     const range = state.log ? [Math.log10(low * 0.85), Math.log10(high * 1.3)] : [Math.max(0, low - 0.08 * (high - low)), high + 0.14 * (high - low)];
     const near = shownKnown.filter((d) => value(d, x) <= (state.log ? 10 ** range[1] : range[1])).map((d) => value(d, y));
     const bottom = Math.min(...lows, ...near), top = Math.max(...ys, ...near), pad = 0.05 * (top - bottom || 1);
+    const along = (v) => (state.log ? Math.log10(v) : v), [width, height] = size();
+    const at = (d) => [width * (along(value(d, x)) - range[0]) / (range[1] - range[0]), height * (top + pad - value(d, y)) / (top - bottom + 2 * pad)];
+    if (shownKnown.length) traces.push({ type: "scatter", mode: "markers+text", name: "known models, same law and tokens", x: shownKnown.map((d) => value(d, x)),
+      y: shownKnown.map((d) => value(d, y)), text: shownKnown.map((d) => escape(d.name)), textposition: places(shownKnown, at), textfont: { size: 11, color: t.muted },
+      customdata: shownKnown.map((d) => d.name), hovertext: shownKnown.map(hover), hovertemplate: "%{hovertext}<extra></extra>",
+      marker: { size: 11, symbol: "star", color: t.orange, line: { width: 1, color: t.ink } },
+      error_y: state.intervals ? { ...errors(shownKnown, y, t.orange), thickness: 0.8 } : undefined });
     fixed = { shapes: [], annotations: [] };
     if (edge) {
       fixed.shapes.push({ type: "line", x0: edge, x1: edge, y0: 0, y1: 1, yref: "paper", line: { color: t.vermillion, width: 1.5, dash: "dash" } });
