@@ -191,12 +191,15 @@ def _following(found: Mapping[str, Any], path: str, space: str | None) -> str:
 
     from codesign.devices import load_device
     from codesign.errors import CodesignError
+    from codesign.roofline.calibration import load_calibration
 
     try:
         load_device("host")
         device = "--device host --latency 5ms"
     except CodesignError:  # not calibrated
         device = "--device orin --latency 20ms"
+        if found["ranges"]["params_active"][1] < load_calibration().decode.span()[0]:  # than any model whose latency was measured
+            device += " --allow-extrapolation"
     parts = [f"codesign search {device}", f"--loss-law {shlex.quote(path)}"]
     if space:
         parts.append(f"--space {shlex.quote(space)}")

@@ -71,7 +71,7 @@ def test_runs_of_the_store(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     )
     assert "parameters alone" in told
     assert (
-        "next: codesign search --device orin --latency 20ms --loss-law loss-first.json --space loss-first.space.toml"
+        "next: codesign search --device orin --latency 20ms --allow-extrapolation --loss-law loss-first.json --space loss-first.space.toml"
         in told
     )
     data = json.loads((home / "loss-first.json").read_text())
