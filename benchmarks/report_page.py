@@ -94,6 +94,7 @@ def main() -> None:
         pages["plotly.js alone"].write_text(
             f"<!doctype html><meta charset=utf-8><p>plotly.js<script>{script}</script><script>{mark}</script>"
         )
+        count_of = {f"{count:,} designs": count for count in options.designs}
         for count in options.designs:
             path = pages[f"{count:,} designs"] = Path(folder) / f"{count}.html"
             write_page(build_page(load_review(many(count, Path(folder) / f"run-{count}"))), path)
@@ -105,7 +106,8 @@ def main() -> None:
             cells = []
             for key in MARKS:
                 times = [run[key] / 1e3 for run in found[name] if key in run]
-                if len(times) not in (0, options.runs):
+                wanted = 0 if count_of.get(name) is None and key == "frontier-plot" else options.runs
+                if len(times) != wanted:
                     raise SystemExit(f"{name}: not done after {options.wait:g} s; give --wait more")
                 cells.append(f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})" if times else "–")
             rows.append([name, f"{path.stat().st_size / 1e6:.2f}", *cells])

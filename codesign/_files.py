@@ -26,6 +26,7 @@ def write_text(path: str | os.PathLike[str], text: str, option: str = "--out") -
         part.write_text(text, encoding="utf-8", newline="")
         os.replace(part, out)
     except OSError as error:
+        raise SpecError(f"cannot write {out}: {error.strerror or error}; give a writable {option}") from error
+    finally:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise SpecError(f"cannot write {out}: {error.strerror or error}; give a writable {option}") from error

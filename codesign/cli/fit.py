@@ -198,7 +198,8 @@ def _following(found: Mapping[str, Any], path: str, space: str | None) -> str:
         device = "--device host --latency 5ms"
     except CodesignError:  # not calibrated
         device = "--device orin --latency 20ms"
-        if found["ranges"]["params_active"][1] < load_calibration().decode.span()[0]:  # than any model whose latency was measured
+        sizes = found["ranges"].get("params_active")
+        if sizes and sizes[1] < load_calibration().decode.span()[0]:  # than any model whose latency was measured
             device += " --allow-extrapolation"
     parts = [f"codesign search {device}", f"--loss-law {shlex.quote(path)}"]
     if space:
@@ -226,7 +227,8 @@ def _show(table: LossTable, found: Mapping[str, Any], path: str, space: str | No
         ]
         shown.add_row(
             score["name"], _share(score["relative"], 2), "-" if score["tau"] is None else f"{score['tau']:.3f}", _share(score["coverage80"]),
-            _share(score["coverage90"]), _share(score["largest"], 2), ", ".join(uses), score["reason"],
+            _share(score["coverage90"]), _share(score["largest"], 2), ", ".join(uses),
+            "" if uses else score["reason"],
         )  # fmt: skip
     screen.print(shown)
     if found["law_form"] is not None:
@@ -235,7 +237,7 @@ def _show(table: LossTable, found: Mapping[str, Any], path: str, space: str | No
         )
     for joint in dict.fromkeys((found["chosen"], found["chosen_beyond"])):
         weights = found["parts"][joint]["weights"] if joint is not None else {}
-        if len(weights) > 1:
+        if list(weights) != [joint]:
             parts = sorted(weights.items(), key=lambda item: -item[1])
             screen.print(f"{joint}: " + ", ".join(f"{weight:.0%} {name}" for name, weight in parts))
     chosen = next(score for score in found["held_out"] if score["name"] == found["chosen"])

@@ -179,7 +179,7 @@ def held_out_table(rows: Sequence[dict[str, Any]], show_all: bool) -> Table:
         why = ", ".join(
             _short(r["predictor"], r["reason"])
             for r in members
-            if r["reason"] and not r["share_chosen"] and not r["weight"]
+            if r["reason"] and not (r["share_chosen"] or r["share_beyond"] or r["weight"])
         )
         used = ", ".join(_in_use(own)) or shown["predictor"]
         table.add_row(*head, used, f"{figures[0]} ({figures[1]})", *figures[3:], why)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["predict_rows", "recommend_recipe", "show_importance"]
 
+_EMPTY = " is empty"  # how `outside_columns` ends where a value is missing
 #: Sweeps vary the recipe more than the shape: laws of few parameters.
 _RECIPE_LAWS = ("chinchilla", "chinchilla*", "aspect", "moe")
 
@@ -29,14 +30,20 @@ def predict_rows(
 
     given = _read(path)
     needed = needed_columns(table.frame, columns)
-    columns = [c for c in columns if c in needed or c in given]  # what is given is checked, what says nothing new need not be given
+    columns = [
+        c for c in columns if c in needed or c in given
+    ]  # what is given is checked, what says nothing new need not be given
     fixed = {c: table.frame[c].iloc[0] for c in columns if c not in given and table.frame[c].nunique(dropna=False) == 1}
     frame = given.assign(**fixed)  # what never varied need not be said again
-    beyond = outside_columns(table.frame, columns, frame)
-    usable = np.array([not any(name.endswith(" is empty") for name in row) for row in beyond], dtype=bool)
-    model = StagedRegressor(names, needed, table.size, random_state=seed).fit(
-        table.frame, table.y, groups=table.groups
-    )
+    frame = frame[
+        [c for c in frame.columns if c in table.frame.columns]
+    ]  # a law must not read what it was not fitted on
+    beyond = [
+        tuple(name for name in row if not name.endswith(_EMPTY) or name.removesuffix(_EMPTY) in needed)
+        for row in outside_columns(table.frame, columns, frame)
+    ]
+    usable = np.array([not any(name.endswith(_EMPTY) for name in row) for row in beyond], dtype=bool)
+    model = StagedRegressor(names, needed, table.size, random_state=seed).fit(table.frame, table.y, groups=table.groups)
     figures = np.full((5, len(frame)), np.nan)
     outside, far = np.zeros(len(frame), dtype=bool), np.zeros(len(frame), dtype=bool)
     if usable.any():
@@ -73,8 +80,7 @@ def predict_rows(
         f"{len(rows)} rows: {count['inside']} inside the data, {count['beyond the data']} beyond it (column 'beyond' names where; their intervals "
         f"are wider and less sure), {count['not predicted']} not predicted because a value is missing"
     )
-    empty = " is empty"
-    missing = dict.fromkeys(name.removesuffix(empty) for row in beyond for name in row if name.endswith(empty))
+    missing = dict.fromkeys(name.removesuffix(_EMPTY) for row in beyond for name in row if name.endswith(_EMPTY))
     if missing:
         screen.print(f"missing in one row or more of {path}, and used by the predictors: {', '.join(missing)}")
     screen.print(f"written: {out}")

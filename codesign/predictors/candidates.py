@@ -52,6 +52,8 @@ def possible_laws(X: Any) -> list[str]:
         size = name.rstrip("*")
         if "*" in name and not varies.get("t", False):
             continue
+        if name.endswith("*") and not name.endswith("**") and "n" not in x:  # its data term reads N
+            continue
         if (size in ("aspect", "additive", "depth_width", "quadratic") or name.endswith("**")) and not shape:
             continue
         if size in ("chinchilla", "aspect", "depth_width", "moe") and not varies.get("n", False):

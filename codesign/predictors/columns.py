@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from codesign.errors import SpecError
 
-__all__ = ["law_inputs", "number"]
+__all__ = ["law_columns", "law_inputs", "number"]
 
 Array = npt.NDArray[np.float64]
 
@@ -27,6 +27,17 @@ def number(X: Any, name: str) -> Array | None:
         return None
     values = np.asarray(X[name], dtype=float)
     return values if values.size and np.isfinite(values).all() and (values > 0).all() else None
+
+
+def law_columns(X: Any) -> list[str]:
+    """The columns that `law_inputs` reads and laws use: the first parameter count that is filled, tokens, shape, experts, and the recipe
+    where both its parts vary.
+    """
+    counts = [name for name in _PARAMETERS if number(X, name) is not None]
+    recipe = [c for c in (_LOGS["lr"], _LOGS["bs"]) if c in X.columns and X[c].nunique() > 1]
+    shape = [_LOGS[key] for key in ("t", "l", "w")]
+    found = [*counts[:1], *shape, "n_experts", *(recipe if len(recipe) == 2 else [])]
+    return [name for name in found if name in X.columns]
 
 
 def law_inputs(X: Any) -> dict[str, Array]:

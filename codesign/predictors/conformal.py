@@ -18,6 +18,7 @@ __all__ = [
     "ConformalRegressor",
     "Correction",
     "beyond_masks",
+    "check_level",
     "effective_count",
     "group_folds",
     "largest_group_masks",
@@ -59,7 +60,9 @@ def group_folds(groups: Any, count: int, seed: int = 0) -> list[Mask]:
 
 
 def largest_group_masks(size: Array, groups: Any, fractions: tuple[float, ...] = (0.2, 0.35)) -> list[Mask]:
-    """Masks that leave out the groups of the largest mean size, all of one size together (within 1 %); at least two groups stay."""
+    """Masks that leave out the groups of the largest mean size, all of one size (within 1 %) together where two groups
+    of another stay.
+    """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     index = index.ravel()
     mean = np.bincount(index, np.asarray(size, dtype=float)) / np.bincount(index)
@@ -67,9 +70,11 @@ def largest_group_masks(size: Array, groups: Any, fractions: tuple[float, ...] =
     masks: list[Mask] = []
     for fraction in fractions:
         count = max(1, round(fraction * names.size))
-        out = mean >= 0.99 * mean[order[-count]]
-        if names.size - out.sum() < 2:
+        if names.size - count < 2:
             continue
+        out = mean >= 0.99 * mean[order[-count]]
+        if names.size - out.sum() < 2:  # all of one size: the last in order
+            out = np.isin(np.arange(names.size), order[-count:])
         mask = out[index]
         if not any((mask == other).all() for other in masks):
             masks.append(mask)
@@ -212,8 +217,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
             SpecError: Another level.
         """
         check_is_fitted(self, "estimator_")
-        if level not in LEVELS:
-            raise SpecError(f"no interval of level {level}; allowed: {', '.join(map(str, LEVELS))}")
+        check_level(level)
         mean, std = self.estimator_.predict(X, return_std=True)
         own = self.correction_.factors[level] * std / mean
         half = np.sqrt(own**2 + (normal_quantile(level) * self._far(X)) ** 2)
@@ -226,6 +230,12 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
 
     def _far(self, X: Any) -> Array:
         return self.drift_ * self.overshoot(X) if self.drift_ else np.zeros(len(X))
+
+
+def check_level(level: float) -> None:
+    """Raises SpecError unless there is an interval of this level."""
+    if level not in LEVELS:
+        raise SpecError(f"no interval of level {level}; allowed: {', '.join(map(str, LEVELS))}")
 
 
 def normal_quantile(level: float) -> float:

@@ -69,7 +69,8 @@ def largest_split(table: LossTable, share: float) -> list[Split]:
     masks = largest_group_masks(np.asarray(table.frame[table.size], dtype=float), table.groups, (share,))
     if not masks or np.unique(table.groups[~masks[0]]).size < LEAST_GROUPS:
         raise SpecError(
-            f"leaving out {share:.0%} of the groups leaves fewer than {LEAST_GROUPS}; give a smaller --largest-out"
+            f"leaving out {share:.0%} of the groups, and all of the same size with them, leaves fewer than {LEAST_GROUPS}; give a smaller "
+            "--largest-out, or more sizes"
         )
     return [Split(~masks[0], masks[0])]
 

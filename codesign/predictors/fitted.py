@@ -38,8 +38,8 @@ _FIELDS = (
 class SurrogateLaw(LossLaw):
     """The loss law of a file that `codesign fit` wrote; see `LossLaw` for what each method means.
 
-    Beyond the box of the rows another predictor (one that follows a law) is in use, with an interval that widens with the
-    distance. Dimensions that the rows do not vary keep the labelled priors of the shipped laws. The recipe (learning rate, batch,
+    Far beyond the box of the rows (`conformal.FAR`) predictors that follow a law are in use, with an interval that widens with
+    the distance. Dimensions that the rows do not vary keep the labelled priors of the shipped laws. The recipe (learning rate, batch,
     schedule) is held at that of the best rows: where these differ with size, by a power law in parameters and tokens.
 
     What predictions share: bootstrap draws of the law's parameters, the spread between a stack's members, the Gaussian process's

@@ -55,6 +55,8 @@ def checked_surrogate(data: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise SchemaError(
             f"loss surrogate '{where}' is of version {version}; this codesign reads up to {SURROGATE_VERSION}: upgrade it"
         )
+    if not (_number(data.get("far", 0.0)) and data.get("far", 0.0) >= 0):
+        raise SchemaError(f"loss surrogate '{where}': 'far' must be a number of at least 0, not {data['far']!r}")
     missing = [key for key in _KEYS if key not in data]
     if missing:
         raise SchemaError(f"loss surrogate '{where}' lacks {', '.join(missing)}; fit it again: codesign fit")

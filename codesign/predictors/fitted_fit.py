@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import SpecError
+from codesign.predictors.conformal import FAR
 from codesign.predictors.features import known_columns
 from codesign.predictors.files import load_law
 from codesign.predictors.fitted import COMPUTED
@@ -65,7 +66,7 @@ def fit_surrogate(
         "name": name, "dataset": dataset, "command": list(command), "source": dict(source), "versions": _versions(), "target": table.target,
         "chosen": staged.chosen_, "chosen_beyond": staged.chosen_beyond_, "law_form": staged.law_form_,
         "parts": {part: _part(staged, part) for part in dict.fromkeys([staged.chosen_, staged.chosen_beyond_]) if part is not None},
-        "size": table.size, "random_state": seed, "columns": columns, "held": _held(frame, kept, table.y), "ffn_matrices": _matrices(frame),
+        "far": FAR, "size": table.size, "random_state": seed, "columns": columns, "held": _held(frame, kept, table.y), "ffn_matrices": _matrices(frame),
         "tokens": _common(frame["tokens"]) if _numbers(frame, "tokens") is not None else None,
         "ranges": ranges, "priors": priors, "values": values,
         "held_out": [_score(score) for score in staged.scores_],

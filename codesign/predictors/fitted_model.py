@@ -17,7 +17,7 @@ try:
 
     from codesign.predictors.candidates import candidate, possible_laws
     from codesign.predictors.columns import law_inputs
-    from codesign.predictors.conformal import FAR
+    from codesign.predictors.conformal import NEAR
 except ImportError as error:
     raise MissingExtraError.of(error.name or "scikit-learn", "predictors", "a loss law of your own runs") from error
 
@@ -155,6 +155,7 @@ class FittedModel:
         parts = {name: _Part(settings, members) for name, settings in data["parts"].items()}
         self._inside = parts[data["chosen"]]
         self._beyond = parts[data["chosen_beyond"]] if data["chosen_beyond"] is not None else self._inside
+        self._far = float(data.get("far", NEAR))  # files that do not say so were fitted with the lower one
         self._features = next(iter(members.values())).features_
 
     def mean(self, columns: Any) -> Array:
@@ -199,7 +200,7 @@ class FittedModel:
     def _split(self, far: Array) -> list[tuple[_Part, Any]]:
         if self._beyond is self._inside:
             return [(self._inside, np.ones(far.size, dtype=bool))]
-        beyond = far > FAR
+        beyond = far > self._far
         return [(self._inside, ~beyond), (self._beyond, beyond)]
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from codesign.architecture import Architecture
 from codesign.errors import SpecError, UnknownNameError
+from codesign.predictors.columns import law_columns
 from codesign.predictors.features import ARCHITECTURE, FUNCTION, TECHNIQUE, FeatureMap
 from codesign.predictors.loss_table import LossTable, group_of
 
@@ -150,13 +151,16 @@ def architecture_columns(arch: Architecture) -> dict[str, float | str]:
 
 
 def needed_columns(frame: Any, columns: Sequence[str]) -> list[str]:
-    """Those of `columns` that the features are made of; the rest says the same again (a second parameter count, heads that the width
-    fixes) or does not vary.
+    """Those of `columns` that the features are made of or that a law reads; the rest says the same again (a second parameter count,
+    heads that the width fixes) or does not vary.
     """
     whole = FeatureMap(columns).fit(frame)
     features = whole.transform(frame)
     kept = list(columns)
+    read = {name for name in law_columns(frame) if name in columns and _varies(frame[name])}
     for name in reversed(columns):
+        if name in read:
+            continue
         rest = [c for c in kept if c != name]
         if not rest:
             break

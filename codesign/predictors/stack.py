@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls  # type: ignore[import-untyped,unused-ignore]
 
-from codesign.predictors.conformal import Correction, normal_quantile
+from codesign.predictors.conformal import Correction, check_level, normal_quantile
 
 __all__ = ["LEAST_WEIGHT", "Stack", "convex_weights"]
 
@@ -104,6 +104,7 @@ class Stack:
 
     def interval(self, X: Any, level: float = 0.9) -> tuple[Array, Array]:
         """See `ConformalRegressor.interval`."""
+        check_level(level)
         mean, std = self._raw(X)
         own = self.correction_.factors[level] * std / mean
         half = np.sqrt(own**2 + (normal_quantile(level) * self.drift_ * self.overshoot(X)) ** 2)

@@ -187,15 +187,24 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         self._join("stack", self.weights_, left, target, labels)
 
     def _mean_of_laws(self, names: Sequence[str], target: Array, labels: Any) -> None:
-        """Weights from the largest groups left out; a split of these is judged with the weights of the others."""
-        errors = np.array(
-            [[np.abs(mean / target[mask] - 1.0).mean() for mask, mean, *_ in self.members_[n].beyond_] for n in names]
-        )
-        weights = _inverse_square(errors)
-        apart = [
-            _inverse_square(np.delete(errors, k, axis=1)) if errors.shape[1] > 1 else weights
-            for k in range(errors.shape[1])
-        ]
+        """Weights from the largest groups left out. Each split of these is judged with weights of other rows: those of the other
+        splits that are not in it, equal ones where there is none (the largest fifth is among the largest third).
+        """
+        splits = [self.members_[n].beyond_ for n in names]  # members, splits
+        errors = np.full((len(names), len(splits[0]), target.size), np.nan)
+        for i, member in enumerate(splits):
+            for k, (mask, mean, *_) in enumerate(member):
+                errors[i, k, mask] = np.abs(mean / target[mask] - 1.0)
+        weights = _inverse_square(np.nanmean(errors, axis=2))
+        apart = []
+        for k, (mask, *_) in enumerate(splits[0]):
+            others = np.delete(errors, k, axis=1)[:, :, ~mask]
+            known = np.isfinite(others).any(axis=2).all(axis=0)
+            apart.append(
+                _inverse_square(np.nanmean(others[:, known], axis=2))
+                if known.any()
+                else np.full(len(names), 1 / len(names))
+            )
         left = Stack.combine(weights, *self._left(names))
         self._join(MEAN_OF_LAWS, dict(zip(names, weights.tolist(), strict=True)), left, target, labels, apart)
 
@@ -237,7 +246,7 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         found = score(name, target, mean, inside[0], inside[1], float(np.mean(beyond)) if beyond else float("nan"))
         low, high = COVERAGE_90
         reason = ""
-        if baseline is not None and not found.spearman > baseline.spearman:
+        if baseline is not None and np.isfinite(baseline.spearman) and not found.spearman > baseline.spearman:
             reason = f"{_RANKS} no better than the parameter count ({found.spearman:.3f}, {baseline.spearman:.3f})"
         elif not low <= found.coverage90 <= high:
             reason = f"90 % interval holds {found.coverage90:.0%}"
@@ -256,8 +265,8 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             self.chosen_ = next(n for n in CANDIDATES if n in passed and passed[n].relative <= _EQUAL * least)
         else:
             self.chosen_ = (laws or [min(inside, key=lambda s: s.relative)])[0].name
-        beyond = [MEAN_OF_LAWS] if MEAN_OF_LAWS in self.members_ else []
-        beyond += [s.name for s in inside if self._extrapolates(s.name) and np.isfinite(s.largest)]
+        follow = sorted((s for s in inside if self._extrapolates(s.name)), key=lambda s: s.relative)
+        beyond = [MEAN_OF_LAWS] if MEAN_OF_LAWS in self.members_ else [s.name for s in follow]
         self.chosen_beyond_ = beyond[0] if beyond else None
 
     def _extrapolates(self, name: str) -> bool:

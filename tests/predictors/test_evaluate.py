@@ -8,6 +8,7 @@ pytest.importorskip("sklearn")
 from run_tables import law_table
 
 from codesign.errors import SpecError
+from codesign.predictors.conformal import largest_group_masks
 from codesign.predictors.evaluate import evaluate, group_splits, largest_split, row_splits
 from codesign.predictors.loss_table import LossTable
 
@@ -44,6 +45,11 @@ def test_shapes_of_one_size_are_left_out_together() -> None:
     assert (twins.frame[SIZE].to_numpy()[split.train] < 1e9).all()
 
 
+def test_shapes_of_one_size_alone_still_have_a_largest() -> None:
+    masks = largest_group_masks(np.ones(24), np.repeat(np.arange(12), 2))
+    assert [int(mask.sum()) for mask in masks] == [4, 8]
+
+
 def test_row_splits_have_as_many_rows_and_no_group_in_both() -> None:
     t = table(shapes=20)
     splits = row_splits(t, 30, 3)
@@ -74,7 +80,7 @@ def test_side_by_side_on_rows_that_no_one_saw() -> None:
 def test_bad_splits() -> None:
     t = table(shapes=6)
     with pytest.raises(
-        SpecError, match="leaving out 80% of the groups leaves fewer than 4; give a smaller --largest-out"
+        SpecError, match="leaving out 80% of the groups, .* leaves fewer than 4; give a smaller --largest-out"
     ):
         largest_split(t, 0.8)
     with pytest.raises(SpecError, match="must be between 0 and 1"):

@@ -148,10 +148,33 @@ def test_the_mean_of_laws_by_hand(fitted: Any) -> None:
     assert list(joint.weights.values()) == pytest.approx(weights.tolist())
     assert errors.shape == (2, 2)  # two splits
     mask, mean, *_ = joint.beyond_[0]
-    other = errors[:, 1] ** -2.0 / (errors[:, 1] ** -2.0).sum()
+    # the first split lies in the second: it is judged with weights of the rest of the second, the second with equal ones
+    inner, outer = (model.members_[names[0]].beyond_[k][0] for k in (0, 1))
+    assert (outer | ~inner).all()
+    rest = outer & ~inner
+    apart = (
+        np.array([np.abs(model.members_[n].beyond_[1][1] / loss[outer] - 1)[rest[outer]].mean() for n in names]) ** -2.0
+    )
+    other = apart / apart.sum()
     logs = [np.log(model.members_[n].beyond_[0][1]) for n in names]
     assert mean == pytest.approx(np.exp(other[0] * logs[0] + other[1] * logs[1]))
     assert mask.sum() == mean.size
+    second = np.mean([np.log(model.members_[n].beyond_[1][1]) for n in names], axis=0)
+    assert joint.beyond_[1][1] == pytest.approx(np.exp(second))
+
+
+def test_one_parameter_count_rules_nobody_out() -> None:
+    """A sweep of the tokens at one size: the count ranks nothing, so no one must rank better than it."""
+    frame, loss = law_table(shapes=10, tokens=4, noise=0.004)
+    frame = frame.assign(params_nonembed_active=1e8)
+    model = StagedRegressor(["law", "gp", "stack"], size=SIZE, folds=4).fit(frame, loss, groups=frame["shape"])
+    assert not any(s.reason.startswith("ranks") for s in model.scores_)
+
+
+def test_without_a_size_a_law_still_extrapolates() -> None:
+    frame, loss = law_table(shapes=10, tokens=3, noise=0.004)
+    model = StagedRegressor(["law", "trees"], folds=4).fit(frame, loss, groups=frame["shape"])
+    assert model.chosen_beyond_ == "law"
 
 
 def test_who_ranks_no_better_than_the_count_has_no_share_in_the_stack() -> None:
