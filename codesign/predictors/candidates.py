@@ -209,14 +209,15 @@ def candidate(
     if mean and (form is None or not set(median_forms(form) or [form]) <= set(forms)):
         return None
     law = LawRegressor(form, starts=1, random_state=random_state) if form else None
-    return Surrogate(law, _model(kind, random_state) if kind else None, columns)
+    return Surrogate(law, _model(kind, random_state, alone=law is None) if kind else None, columns)
 
 
-def _model(kind: str, random_state: int) -> Any:
+def _model(kind: str, random_state: int, alone: bool) -> Any:
+    """An estimator on features: of the target (alone), or of what a law leaves over."""
     if kind == "gp":
         from codesign.predictors.gaussian_process import GaussianProcess
 
-        return GaussianProcess(kernel="rbf", noise_floor=1e-4, hyper_rows=400, random_state=random_state)
+        return GaussianProcess(kernel="rbf", centred=alone, noise_floor=1e-4, hyper_rows=400, random_state=random_state)
     if kind == "trees":
         from codesign.predictors.trees import BoostedTrees
 

@@ -57,6 +57,8 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         kernel: "matern" (5/2) or "rbf".
         linear: add a linear kernel, so that trends go on outside the data.
         categorical: columns whose values are labels (any numbers); compared as equal or not.
+        centred: the mean is a constant that is fitted; False: zero, for y that is what a mean function leaves over: far from the
+            rows nothing is added to it.
         group_effect: rows of one group share an offset of their own; needs ``groups`` in `fit`.
         noise_floor: least noise variance, in variances of y.
         hyper_rows: rows whose marginal likelihood fits the hyper-parameters (at random, if there are more); all rows are
@@ -83,6 +85,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         kernel: str = "matern",
         linear: bool = False,
         categorical: Sequence[int] | None = None,
+        centred: bool = True,
         group_effect: bool = False,
         noise_floor: float = 1e-6,
         hyper_rows: int | None = 1000,
@@ -93,6 +96,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.kernel = kernel
         self.linear = linear
         self.categorical = categorical
+        self.centred = centred
         self.group_effect = group_effect
         self.noise_floor = noise_floor
         self.hyper_rows = hyper_rows
@@ -115,7 +119,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         self._check_options(rows)
         numeric = [i for i in range(self.n_features_in_) if i not in self._categories()]
         self.x_scale_ = Scale.of(rows.x[:, numeric]) if numeric else None
-        self.y_scale_ = Scale.of(rows.y, rows.weight)
+        self.y_scale_ = Scale.of(rows.y, rows.weight, centred=self.centred)
         self.labels_ = rows.labels if self.group_effect else None
         inputs = self._inputs(rows.x, rows.codes if self.group_effect else None)
         target = torch.as_tensor(self.y_scale_(rows.y))
@@ -239,7 +243,11 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             inputs, target, noise_shares = inputs[chosen], target[chosen], noise_shares[chosen]
         noise = _SharedNoise(noise_shares, self.noise_floor)
         model = _Model(
-            inputs, target, gpytorch.likelihoods.gaussian_likelihood._GaussianLikelihoodBase(noise), self._build()
+            inputs,
+            target,
+            gpytorch.likelihoods.gaussian_likelihood._GaussianLikelihoodBase(noise),
+            self._build(),
+            self.centred,
         )
         model = model.double()
         objective = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
@@ -270,7 +278,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
                     best = found
         vector_to_parameters(torch.as_tensor(best.x), model.parameters())
         self.kernel_, self.n_iter_ = model.covar_module.requires_grad_(False), max(1, int(best.nit))
-        self.hyper_ = {"mean": model.mean_module.constant.item(), "noise": noise.noise.item()}
+        self.hyper_ = {"mean": model.mean_module.constant.item() if self.centred else 0.0, "noise": noise.noise.item()}
         for name, _, constraint in model.covar_module.named_parameters_and_constraints():
             raw = dict(model.covar_module.named_parameters())[name]
             self.hyper_[name.replace("raw_", "")] = constraint.transform(raw).reshape(-1).tolist()
@@ -301,9 +309,10 @@ def _prior(loc: float, scale: float) -> Any:
 
 
 class _Model(gpytorch.models.ExactGP):  # type: ignore[misc]  # gpytorch is Any to mypy
-    def __init__(self, inputs: Any, target: Any, likelihood: Any, kernel: Any) -> None:
+    def __init__(self, inputs: Any, target: Any, likelihood: Any, kernel: Any, centred: bool) -> None:
         super().__init__(inputs, target, likelihood)
-        self.mean_module, self.covar_module = gpytorch.means.ConstantMean(), kernel
+        self.mean_module = gpytorch.means.ConstantMean() if centred else gpytorch.means.ZeroMean()
+        self.covar_module = kernel
 
     def forward(self, x: Any) -> Any:
         return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))

@@ -33,15 +33,17 @@ class Rows(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Mean and standard deviation of columns; a constant column keeps 1, so that it is only moved to zero."""
+    """Mean and standard deviation of columns (about 0 where they are not centred); a constant column keeps 1, so that it is only
+    moved to zero.
+    """
 
     mean: Any
     std: Any
 
     @classmethod
-    def of(cls, values: Array, weight: Array | None = None) -> Scale:
+    def of(cls, values: Array, weight: Array | None = None, centred: bool = True) -> Scale:
         """Of the columns of values (rows, columns) or of a vector (rows,)."""
-        mean = np.average(values, axis=0, weights=weight)
+        mean = np.average(values, axis=0, weights=weight) if centred else np.zeros(values.shape[1:])
         std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weight))
         return cls(mean, np.where(std > 1e-12 * (1.0 + np.abs(mean)), std, 1.0))
 

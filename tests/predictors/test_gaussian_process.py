@@ -196,3 +196,14 @@ def test_another_width_is_refused() -> None:
     x[0, 0] = np.inf
     with pytest.raises(SpecError, match="infinity"):
         model.predict(x)
+
+
+def test_of_a_residual_nothing_is_added_far_away() -> None:
+    """A residual of mean 0.3 on x in [0, 1]: near the rows it is followed; far away a process that is not centred adds nothing."""
+    x = np.linspace(0, 1, 30)[:, None]
+    y = 0.3 + 0.1 * np.sin(6 * x[:, 0])
+    far = np.array([[80.0]])
+    left = GaussianProcess(kernel="rbf", centred=False).fit(x, y)
+    assert np.abs(left.predict(x) - y).max() < 0.02 and abs(left.predict(far)[0]) < 1e-6
+    assert left.hyper_["mean"] == 0.0
+    assert abs(GaussianProcess(kernel="rbf").fit(x, y).predict(far)[0]) > 0.1
