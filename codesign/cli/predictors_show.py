@@ -204,7 +204,7 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
         "error: mean absolute, in units of the target, and relative; 80 %, 90 %: share of rows inside these intervals. Who is in use was chosen on "
         "training rows alone, never by these figures; the stack weighs the predictors by the same",
         "not used: rank: it ranks no better than the parameter count alone; 98%: what its 90 % interval held of training rows left out, "
-        "which must be 85 to 95 %. --all shows every predictor and the reasons in full",
+        "which must be 85 to 95 %, give or take the standard error of so many rows. --all shows every predictor and the reasons in full",
         f"made by: {found.get('command', '-')}; {found.get('source', found.get('data', ''))}".rstrip("; "),
         "judge a table of your own: codesign predictors --evaluate FILE.csv --target loss --group COLUMN",
     ]

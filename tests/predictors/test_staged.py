@@ -120,6 +120,24 @@ def test_among_equals_the_simpler_and_the_least_bad_where_none_passes() -> None:
     assert (model.chosen_, model.fallback_) == ("law", True)
 
 
+@pytest.mark.parametrize(("rows", "missed", "off"), [(24, 1, False), (24, 6, True), (400, 8, True), (400, 24, False)])
+def test_few_rows_cannot_tell_whether_intervals_are_off(rows: int, missed: int, off: bool) -> None:
+    """23 of 24 rows are 96 %, within the standard error (6 %) of 95 %; 392 of 400 are 98 %, beyond it (1.5 %)."""
+    scores = np.ones(rows)
+    scores[: 4 * missed : 4] = 50.0  # all in the first fold: the others' factor is 1, and holds the rest
+    target = np.exp(0.01 * scores)
+    model = StagedRegressor()
+
+    class Member:
+        beyond_: ClassVar[list[Any]] = []
+        left_ = np.stack([np.ones(rows), np.full(rows, 0.01)], axis=1)
+
+    model.members_ = {"law": Member()}
+    masks = [np.arange(rows) % 4 == k for k in range(4)]
+    told = model._judge("law", target, masks, np.arange(rows), None)
+    assert bool(told.reason) is off, told
+
+
 def test_the_stack_is_used_where_its_intervals_hold() -> None:
     model = StagedRegressor()
     model.members_ = {}
