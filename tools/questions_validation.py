@@ -46,7 +46,9 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def _model(form: str, gp: bool = True) -> Surrogate:
     law = LawRegressor(form, draws=0, starts=1)
-    return Surrogate(law, GaussianProcess(kernel="rbf", noise_floor=1e-4, hyper_rows=300, max_iter=80) if gp else None)
+    return Surrogate(
+        law, GaussianProcess(kernel="rbf", centred=False, noise_floor=1e-4, hyper_rows=300, max_iter=80) if gp else None
+    )
 
 
 # ---- technique

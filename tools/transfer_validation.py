@@ -117,7 +117,9 @@ def law_of(frame: Any) -> str:
 
 def model_of(frame: Any, gp: bool = True) -> Any:
     law = LawRegressor(law_of(frame), draws=0, starts=1)
-    return Surrogate(law, GaussianProcess(kernel="rbf", noise_floor=1e-4, hyper_rows=200, max_iter=60) if gp else None)
+    return Surrogate(
+        law, GaussianProcess(kernel="rbf", centred=False, noise_floor=1e-4, hyper_rows=200, max_iter=60) if gp else None
+    )
 
 
 def study(source: Data, target: Data, seed: int) -> list[Curve]:
