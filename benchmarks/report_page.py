@@ -34,6 +34,7 @@ EXAMPLE = RESULTS / "example"
 CHROMIUM = os.environ.get("CODESIGN_CHROMIUM", "/usr/bin/chromium")
 MARKS = ("first-contentful-paint", "frontier-plot", "ready")
 TARGET_S = 2.0
+ALONE = "plotly.js alone"
 
 
 def many(count: int, run: Path) -> Path:
@@ -89,12 +90,11 @@ def main() -> None:
     script = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
     rows = []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        pages = {"plotly.js alone": Path(folder) / "alone.html"}
+        pages = {ALONE: Path(folder) / "alone.html"}
         mark = "requestAnimationFrame(() => { performance.mark('ready'); });"
-        pages["plotly.js alone"].write_text(
+        pages[ALONE].write_text(
             f"<!doctype html><meta charset=utf-8><p>plotly.js<script>{script}</script><script>{mark}</script>"
         )
-        count_of = {f"{count:,} designs": count for count in options.designs}
         for count in options.designs:
             path = pages[f"{count:,} designs"] = Path(folder) / f"{count}.html"
             write_page(build_page(load_review(many(count, Path(folder) / f"run-{count}"))), path)
@@ -106,7 +106,7 @@ def main() -> None:
             cells = []
             for key in MARKS:
                 times = [run[key] / 1e3 for run in found[name] if key in run]
-                wanted = 0 if count_of.get(name) is None and key == "frontier-plot" else options.runs
+                wanted = 0 if name == ALONE and key == "frontier-plot" else options.runs
                 if len(times) != wanted:
                     raise SystemExit(f"{name}: not done after {options.wait:g} s; give --wait more")
                 cells.append(f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})" if times else "–")

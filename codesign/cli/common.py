@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from codesign.workload import Workload
 
-__all__ = ["console", "parse_list", "parse_options", "perplexity", "workload_of"]
+__all__ = ["console", "parse_list", "parse_options", "parse_predictors", "perplexity", "workload_of"]
 
 
 def console() -> Console:
@@ -32,6 +32,23 @@ def parse_list(values: list[str] | None) -> list[str]:
     """Repeated options and comma-separated values, flattened; doubles dropped."""
     parts = [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
     return list(dict.fromkeys(parts))
+
+
+def parse_predictors(values: list[str] | None) -> list[str] | None:
+    """Predictors as typed, blanks around the plus sign optional; None: all.
+
+    Raises:
+        UnknownNameError: no such predictor.
+    """
+    from codesign.errors import UnknownNameError
+    from codesign.predictors.candidates import CANDIDATES
+
+    known = {name.replace(" ", ""): name for name in (*CANDIDATES, "stack")}
+    typed = parse_list(values)
+    for text in typed:
+        if text.replace(" ", "") not in known:
+            raise UnknownNameError.near("predictor", text, known.values(), "See 'codesign predictors'.")
+    return [known[text.replace(" ", "")] for text in typed] or None
 
 
 def workload_of(prompt: int, generate: int, batch: int) -> Workload:

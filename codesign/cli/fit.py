@@ -53,7 +53,7 @@ def fit(
     """
     import sys
 
-    from codesign.cli.common import parse_list
+    from codesign.cli.common import parse_list, parse_predictors
     from codesign.errors import SpecError
 
     if seed < 0:
@@ -66,7 +66,7 @@ def fit(
         )
     import codesign.predictors.fitted_model  # noqa: F401  # says which extra is missing
 
-    names = _predictors(predictors)
+    names = parse_predictors(predictors)
     if from_file is not None:
         from codesign.predictors.loss_table import read_loss_table
 
@@ -112,20 +112,6 @@ def fit(
     for unfit, why in staged.unfit_.items():
         print(f"{unfit}: not fitted: {why}")
     print(f"next: {following}")
-
-
-def _predictors(given: list[str] | None) -> list[str] | None:
-    """Predictors as typed; blanks around the plus sign are optional."""
-    from codesign.cli.common import parse_list
-    from codesign.errors import UnknownNameError
-    from codesign.predictors.candidates import CANDIDATES
-
-    known = {name.replace(" ", ""): name for name in (*CANDIDATES, "stack")}
-    typed = parse_list(given)
-    for text in typed:
-        if text.replace(" ", "") not in known:
-            raise UnknownNameError.near("predictor", text, known.values(), "See 'codesign predictors'.")
-    return [known[text.replace(" ", "")] for text in typed] or None
 
 
 def _file_source(table: LossTable, path: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def predictors(
 
     Example: codesign predictors --evaluate sweep.csv --recommend model/config.json --tokens 20B
     """
-    from codesign.cli.common import parse_list
+    from codesign.cli.common import parse_list, parse_predictors
     from codesign.errors import SpecError
 
     modes = [name for name, on in (("--predict", predict), ("--recommend", recommend), ("--importance", importance),
@@ -92,7 +92,7 @@ def predictors(
         table, read = complete(table, [_known(table, name) for name in parse_list(columns)])
     else:
         table, read = ask(question, table)
-    names = _names(parse_list(chosen))
+    names = parse_predictors(chosen)
     if predict is not None and out is not None:
         from codesign.cli.predictors_use import predict_rows
 
@@ -117,19 +117,6 @@ def _known(table: LossTable, name: str) -> str:
     if name not in table.frame.columns:
         raise UnknownNameError.near(f"column of '{table.name}'", name, list(table.frame.columns))
     return name
-
-
-def _names(given: list[str]) -> list[str] | None:
-    """Predictors as typed; spaces around the plus sign are optional."""
-    from codesign.errors import UnknownNameError
-    from codesign.predictors.candidates import CANDIDATES
-
-    known = {name.replace(" ", ""): name for name in (*CANDIDATES, "stack")}
-    for name in given:
-        if name.replace(" ", "") not in known:
-            raise UnknownNameError.near("predictor", name, known.values(), "See 'codesign predictors'.")
-    found = [known[name.replace(" ", "")] for name in given]
-    return found or None
 
 
 def _splits(

@@ -16,7 +16,6 @@ from codesign.predictors.files import load_law
 from codesign.predictors.fitted import COMPUTED
 from codesign.predictors.fitted_model import FittedModel
 from codesign.predictors.loss_table import LossTable
-from codesign.predictors.stack import Stack
 from codesign.predictors.staged import StagedRegressor
 
 __all__ = ["fit_surrogate"]
@@ -118,9 +117,13 @@ def _column(column: Any) -> list[Any]:
 
 def _part(staged: StagedRegressor, name: str) -> dict[str, Any]:
     member = staged.members_[name]
-    weights = member.weights if isinstance(member, Stack) else {name: 1.0}
     factors = {str(level): factor for level, factor in member.correction_.factors.items()}
-    return {"weights": weights, "scale": member.correction_.scale, "drift": member.drift_, "factors": factors}
+    return {
+        "weights": staged.shares(name),
+        "scale": member.correction_.scale,
+        "drift": member.drift_,
+        "factors": factors,
+    }
 
 
 def _score(score: Any) -> dict[str, Any]:

@@ -154,8 +154,7 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             joint.append(MEAN_OF_LAWS)
         self.scores_ += [self._judge(name, target, masks, labels, baseline) for name in joint]
         self._choose()
-        chosen = self.members_[self.chosen_]
-        self.shares_ = dict(chosen.weights) if isinstance(chosen, Stack) else {self.chosen_: 1.0}
+        self.shares_ = self.shares(self.chosen_)
         if baseline is not None:
             self.scores_.append(baseline)
         return self
@@ -267,9 +266,16 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             self.chosen_ = next(n for n in CANDIDATES if n in passed and passed[n].relative <= _EQUAL * least)
         else:
             self.chosen_ = (laws or [min(inside, key=lambda s: s.relative)])[0].name
-        follow = sorted((s for s in inside if self._extrapolates(s.name)), key=lambda s: s.relative)
-        beyond = [MEAN_OF_LAWS] if MEAN_OF_LAWS in self.members_ else [s.name for s in follow]
-        self.chosen_beyond_ = beyond[0] if beyond else None
+        follow = [s for s in inside if self._extrapolates(s.name)]
+        if MEAN_OF_LAWS in self.members_:
+            self.chosen_beyond_: str | None = MEAN_OF_LAWS
+        else:
+            self.chosen_beyond_ = min(follow, key=lambda s: s.relative).name if follow else None
+
+    def shares(self, name: str) -> dict[str, float]:
+        """Of a member what it is made of: name -> share, together 1."""
+        member = self.members_[name]
+        return dict(member.weights) if isinstance(member, Stack) else {name: 1.0}
 
     def _extrapolates(self, name: str) -> bool:
         member = self.members_.get(name)
