@@ -2,75 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
+
+from codesign._mixers import latent_params, recurrence_params
 
 __all__ = ["ArchitectureLike", "Shape"]
 
 
-class ArchitectureLike(Protocol):
-    """What formulas read: each member is an integer, or arrays that broadcast against each other.
-
-    Shapes: any, as long as they broadcast; open-mesh axes such as (L, 1, 1) and (1, D, 1) keep sub-expressions small.
-    """
-
-    @property
-    def n_layers(self) -> Any: ...
-    @property
-    def d_model(self) -> Any: ...
-    @property
-    def n_heads(self) -> Any: ...
-    @property
-    def n_kv_heads(self) -> Any: ...
-    @property
-    def d_head(self) -> Any: ...
-    @property
-    def d_ff(self) -> Any: ...
-    @property
-    def vocab_size(self) -> Any: ...
-    @property
-    def tied_embeddings(self) -> Any: ...
-    @property
-    def ffn_gated(self) -> Any: ...
-    @property
-    def n_experts(self) -> Any: ...
-    @property
-    def n_active_experts(self) -> Any: ...
-    @property
-    def d_ff_expert(self) -> Any: ...
-    @property
-    def n_shared_experts(self) -> Any: ...
-    @property
-    def d_ff_shared(self) -> Any: ...
-    @property
-    def n_dense_layers(self) -> Any: ...
-    @property
-    def shared_expert_gate(self) -> Any: ...
-    @property
-    def window_tokens(self) -> Any: ...
-    @property
-    def n_window_layers(self) -> Any: ...
-    @property
-    def n_moe_layers(self) -> Any: ...
-    @property
-    def n_dense_ffn_layers(self) -> Any: ...
-    @property
-    def ffn_matrices(self) -> Any: ...
-    @property
-    def d_query(self) -> Any: ...
-    @property
-    def d_kv(self) -> Any: ...
-    @property
-    def params_total(self) -> Any: ...
-    @property
-    def params_active(self) -> Any: ...
-    @property
-    def params_active_nonembedding(self) -> Any: ...
-
-
 class Shape:
-    """Quantities that follow from the fields; parameters are counts, formulas in the property docstrings."""
+    """Quantities that follow from the fields; parameters are counts, formulas in the property docstrings.
+
+    Each field is an integer, or arrays that broadcast against each other; open-mesh axes such as (L, 1, 1) and (1, D, 1) keep
+    sub-expressions small.
+    """
 
     __slots__ = ()
 
@@ -89,6 +35,8 @@ class Shape:
     n_shared_experts: Any
     d_ff_shared: Any
     n_dense_layers: Any
+    window_tokens: Any
+    n_window_layers: Any
     norms_per_layer: Any
     norm_bias: Any
     qkv_bias: Any
@@ -96,6 +44,30 @@ class Shape:
     mlp_bias: Any
     qk_norm: str
     shared_expert_gate: Any
+    attention_gate: Any
+    attention_sinks: Any
+    expert_bias: Any
+    q_rank: Any
+    kv_rank: Any
+    d_rope: Any
+    d_value: Any
+    n_kv_shared_layers: Any
+    recurrence: str
+    n_recurrent_layers: Any
+    n_state_heads: Any
+    d_state_value: Any
+    d_state_key: Any
+    n_state_groups: Any
+    d_conv: Any
+    dt_rank: Any
+    state_norm: Any
+    extra_ffn_layers: Any
+    layout: str
+    n_shared_blocks: Any
+    adapter_rank: Any
+    attention_adapters: Any
+    n_loops: Any
+    n_looped_layers: Any
 
     @property
     def d_query(self) -> Any:
@@ -108,14 +80,39 @@ class Shape:
         return self.n_kv_heads * self.d_head
 
     @property
+    def d_value_head(self) -> Any:
+        """Size of one value head: d_value where it is given (latent attention), else d_head."""
+        return self.d_head if not np.any(self.d_value) else np.where(self.d_value, self.d_value, self.d_head)
+
+    @property
+    def d_attention_input(self) -> Any:
+        """Width that attention reads: d, or 2 d in Zamba2's shared blocks, which read the embedding beside the stream."""
+        return self.d_model * (1 + (self.n_shared_blocks > 0)) if np.any(self.n_shared_blocks) else self.d_model
+
+    @property
+    def n_attention_layers(self) -> Any:
+        """Layers whose mixer is attention, with a window or without."""
+        return self.n_layers - self.n_recurrent_layers
+
+    @property
+    def n_ffn_layers(self) -> Any:
+        """FFN sublayers, dense or mixtures: one for each mixer, and extra_ffn_layers more."""
+        return self.n_layers + self.extra_ffn_layers
+
+    @property
     def n_moe_layers(self) -> Any:
-        """Layers whose FFN is a mixture of experts."""
-        return (self.n_experts > 0) * (self.n_layers - self.n_dense_layers)
+        """FFN sublayers that are a mixture of experts."""
+        return (self.n_experts > 0) * (self.n_ffn_layers - self.n_dense_layers)
 
     @property
     def n_dense_ffn_layers(self) -> Any:
-        """Layers whose FFN is dense."""
-        return self.n_layers - self.n_moe_layers
+        """FFN sublayers that are dense."""
+        return self.n_ffn_layers - self.n_moe_layers
+
+    @property
+    def loop_factor(self) -> Any:
+        """Layers run over layers stored: 1 + (n_loops - 1) * n_looped_layers / n_layers."""
+        return 1 + (self.n_loops - 1) * self.n_looped_layers / self.n_layers if np.any(self.n_looped_layers) else 1
 
     @property
     def ffn_matrices(self) -> Any:
@@ -124,21 +121,37 @@ class Shape:
 
     @property
     def params_attention(self) -> Any:
-        """Per layer: Q and O are d * d_query, K and V are d * d_kv, plus biases and QK norms.
+        """Per attention layer: Q (twice with attention_gate) and O d * d_query, K and V d * d_kv, biases, QK norms, sinks.
 
-        qk_norm "head" has one gain per head size for Q and for K; "full" has one per projected width.
+        qk_norm "head" has one gain per head size for Q and for K; "full" has one per projected width. Latent attention
+        (kv_rank above 0): `codesign._mixers.latent_params`.
         """
-        d, dq, dkv = self.d_model, self.d_query, self.d_kv
-        count = 2 * d * (dq + dkv) + self.qkv_bias * (dq + 2 * dkv) + self.out_bias * d
+        d, dq, dkv, read = self.d_model, self.d_query, self.d_kv, self.d_attention_input
+        count = read * (dq + 2 * dkv) + dq * d + self.qkv_bias * (dq + 2 * dkv) + self.out_bias * d
+        if np.any(self.attention_gate):
+            count = count + self.attention_gate * (d * dq + self.qkv_bias * dq)
+        if np.any(self.attention_sinks):
+            count = count + self.attention_sinks * self.n_heads
         if self.qk_norm == "head":
-            return count + 2 * self.d_head
-        if self.qk_norm == "full":
-            return count + dq + dkv
-        return count
+            count = count + 2 * self.d_head
+        elif self.qk_norm == "full":
+            count = count + dq + dkv
+        return np.where(self.kv_rank, latent_params(self), count) if np.any(self.kv_rank) else count
+
+    @property
+    def params_shared_kv(self) -> Any:
+        """What a layer that takes keys and values from an earlier one lacks: K and V, their biases, the norm of K."""
+        count = self.d_kv * 2 * (self.d_model + self.qkv_bias)
+        return count + {"head": self.d_head, "full": self.d_kv}.get(self.qk_norm, 0)
+
+    @property
+    def params_recurrence(self) -> Any:
+        """Per recurrent layer: `codesign._mixers.recurrence_params`."""
+        return recurrence_params(self)
 
     @property
     def params_norms(self) -> Any:
-        """Per layer: norms_per_layer gains (and biases, for LayerNorm) of width d."""
+        """Per layer: norms_per_layer gains (and biases, for LayerNorm) of width d, half before the mixer, half the FFN."""
         return self.norms_per_layer * (1 + self.norm_bias) * self.d_model
 
     @property
@@ -150,14 +163,18 @@ class Shape:
 
     @property
     def params_expert(self) -> Any:
-        """One routed expert: ffn_matrices * d * d_ff_expert."""
-        return self.ffn_matrices * self.d_model * self.d_ff_expert
+        """One routed expert: ffn_matrices * d * d_ff_expert, plus biases where expert_bias."""
+        count = self.ffn_matrices * self.d_model * self.d_ff_expert
+        if np.any(self.expert_bias):
+            count = count + self.expert_bias * ((1 + self.ffn_gated) * self.d_ff_expert + self.d_model)
+        return count
 
     @property
     def params_moe_common(self) -> Any:
-        """Per mixture layer and always active: router d * E, shared experts, and their gate (d)."""
+        """Per mixture layer and always active: router d * E (and its bias), shared experts, and their gate (d)."""
         shared = self.ffn_matrices * self.d_model * self.n_shared_experts * self.d_ff_shared
-        return self.d_model * self.n_experts + shared + self.shared_expert_gate * self.d_model
+        router = (self.d_model + self.expert_bias) * self.n_experts
+        return router + shared + self.shared_expert_gate * self.d_model
 
     @property
     def params_embedding(self) -> Any:
@@ -170,11 +187,36 @@ class Shape:
         return (1 - 1 * self.tied_embeddings) * (self.vocab_size * self.d_model)
 
     def _params_body(self, n_experts: Any) -> Any:
-        per_layer = self.params_attention + self.params_norms
-        body = self.n_layers * per_layer + self.n_dense_ffn_layers * self.params_ffn
+        body = self.n_layers * self.params_norms + (1 + self.norm_bias) * self.d_model
+        if np.any(self.extra_ffn_layers):
+            body = body + self.extra_ffn_layers * (self.params_norms // 2)
+        attention, dense = self.n_attention_layers, self.n_dense_ffn_layers
+        if np.any(self.n_shared_blocks):
+            more, norms = self._params_shared_blocks
+            body = body + more
+            attention = np.where(self.n_shared_blocks, self.n_shared_blocks, attention)
+            dense = np.where(self.n_shared_blocks, self.n_shared_blocks, dense)
+            body = body - norms
+        body = body + attention * self.params_attention + dense * self.params_ffn
+        if np.any(self.n_recurrent_layers):
+            body = body + self.n_recurrent_layers * self.params_recurrence
+        if np.any(self.n_kv_shared_layers):
+            body = body - self.n_kv_shared_layers * self.params_shared_kv
         if np.any(self.n_experts):
             body = body + self.n_moe_layers * (self.params_moe_common + n_experts * self.params_expert)
-        return body + (1 + self.norm_bias) * self.d_model
+        return body
+
+    @property
+    def _params_shared_blocks(self) -> tuple[Any, Any]:
+        """Zamba2 (arXiv 2411.15242): what each use of a shared block has of its own, and norms counted that it has not.
+
+        Each use: a projection d * d and low-rank adapters of the FFN's inputs, d * r + r * 2 * d_ff, and of Q, K and V where
+        attention_adapters. A shared block has norms of 2 d and d; one for each use were counted.
+        """
+        d, r, uses, shared = self.d_model, self.adapter_rank, self.n_attention_layers, self.n_shared_blocks > 0
+        adapter = r * (d + (1 + self.ffn_gated) * self.d_ff)
+        queries = self.attention_adapters * r * (3 * self.d_attention_input + self.d_query + 2 * self.d_kv)
+        return shared * uses * (d * d + adapter + queries), shared * (2 * uses - 3 * self.n_shared_blocks) * d
 
     @property
     def params_nonembedding(self) -> Any:
@@ -195,3 +237,7 @@ class Shape:
     def params_active(self) -> Any:
         """Stored parameters less the experts that a token does not use."""
         return self.params_active_nonembedding + self.params_embedding + self.params_head
+
+
+#: One architecture or a batch of them: what formulas read.
+ArchitectureLike: TypeAlias = Shape

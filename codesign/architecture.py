@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from codesign._architecture_checks import RECURRENT_FIELDS, check_mixers
 from codesign._shape import ArchitectureLike, Shape
 from codesign.errors import SpecError
 
@@ -34,9 +35,21 @@ class Architecture(Shape):
         n_shared_experts: always-on experts; d_ff_shared: width of each.
         n_dense_layers: layers of a mixture model that keep a dense FFN.
         window_tokens: sliding window (0: none) of n_window_layers layers.
+        kv_rank: width of the compressed keys and values of latent attention (0: none), then q_rank (0: plain queries),
+            d_rope: rotated part of d_head that all heads share, d_value: size of a value head.
+        n_kv_shared_layers: attention layers that use the keys and values of an earlier layer.
+        recurrence: what n_recurrent_layers of the layers have in place of attention (`codesign._mixers`): none, mamba1, mamba2,
+            gdn, mlstm; n_state_heads, d_state_value, d_state_key, n_state_groups: size of its state; d_conv: taps of its
+            convolution; dt_rank: of mamba1. Where no layer attends, heads and their size are 1.
+        extra_ffn_layers: FFN sublayers beyond one for each mixer (negative where some mixers have none behind them).
+        layout: order of the sublayers, a letter each: A attention, W attention with the window, R recurrence, F dense FFN,
+            E mixture ("": mixer and FFN in turn, kinds spread evenly). It decides the config.json, not the cost.
+        n_loops: how often n_looped_layers layers in the middle run (looped models: one set of weights, a cache each time).
+        n_shared_blocks: distinct attention-and-FFN blocks of Zamba2 that all attention layers share, with adapters of
+            adapter_rank (attention_adapters: on Q, K and V too).
         family: `model_type` of the config.json that this architecture reads from and writes to.
-        norms_per_layer, norm_bias, qkv_bias, out_bias, mlp_bias, qk_norm ("none", "head", "full"),
-        shared_expert_gate: the family's small tensors, so that parameter counts are exact.
+        norms_per_layer, norm_bias, qkv_bias, out_bias, mlp_bias, qk_norm ("none", "head", "full"), shared_expert_gate,
+        attention_gate, attention_sinks, expert_bias, state_norm: the family's small tensors, so that parameter counts are exact.
 
     Raises:
         SpecError: a field out of range, or heads that n_kv_heads does not divide.
@@ -71,10 +84,34 @@ class Architecture(Shape):
     mlp_bias: bool = False
     qk_norm: str = "none"
     shared_expert_gate: bool = False
+    attention_gate: bool = False
+    attention_sinks: bool = False
+    expert_bias: bool = False
+    q_rank: int = 0
+    kv_rank: int = 0
+    d_rope: int = 0
+    d_value: int = 0
+    n_kv_shared_layers: int = 0
+    recurrence: str = "none"
+    n_recurrent_layers: int = 0
+    n_state_heads: int = 0
+    d_state_value: int = 0
+    d_state_key: int = 0
+    n_state_groups: int = 0
+    d_conv: int = 0
+    dt_rank: int = 0
+    state_norm: bool = False
+    extra_ffn_layers: int = 0
+    layout: str = ""
+    n_shared_blocks: int = 0
+    adapter_rank: int = 0
+    attention_adapters: bool = False
+    n_loops: int = 1
+    n_looped_layers: int = 0
     family: str = "llama"
 
     def __post_init__(self) -> None:
-        for names, low in ((_SIZES, 1), (_COUNTS, 0)):
+        for names, low in ((_SIZES, 1), (_COUNTS, 0), (("extra_ffn_layers",), -self.n_layers if _is_int(self.n_layers) else 0)):
             for name in names:
                 value = getattr(self, name)
                 _check_int(name, value, low)
@@ -99,23 +136,24 @@ class Architecture(Shape):
                     f"n_active_experts {self.n_active_experts} must lie between 1 and n_experts {self.n_experts}"
                 )
             _check_int("d_ff_expert", self.d_ff_expert, 1)
-            if self.n_dense_layers > self.n_layers:
-                raise SpecError(f"n_dense_layers {self.n_dense_layers} is more than n_layers {self.n_layers}")
+            if self.n_dense_layers > self.n_ffn_layers:
+                raise SpecError(f"n_dense_layers {self.n_dense_layers} is more than n_layers {self.n_ffn_layers}")
         elif self.n_active_experts or self.d_ff_expert or self.n_shared_experts:
             raise SpecError("n_active_experts, d_ff_expert and n_shared_experts need n_experts above 0")
         if self.d_ff == 0 and self.n_dense_ffn_layers:
             raise SpecError("d_ff is 0 but some layers have a dense FFN; give d_ff above 0")
-        if self.n_window_layers > self.n_layers or bool(self.window_tokens) != bool(self.n_window_layers):
+        if self.n_window_layers > self.n_attention_layers or bool(self.window_tokens) != bool(self.n_window_layers):
             raise SpecError(
                 f"window_tokens {self.window_tokens} and n_window_layers {self.n_window_layers} of "
-                f"{self.n_layers} layers do not go together"
+                f"{self.n_attention_layers} layers do not go together"
             )
         if self.qk_norm not in ("none", "head", "full"):
             raise SpecError(f"qk_norm '{self.qk_norm}' is not one of none, head, full")
+        check_mixers(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
+        """The fields as plain JSON values; those of other mixers and stacks only where they say something."""
+        return {k: v for k, v in asdict(self).items() if k not in _OPTIONAL or v != _OPTIONAL[k]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Architecture:
@@ -137,7 +175,7 @@ class Architecture(Shape):
         return replace(self, **changes)
 
 
-_SIZES = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "vocab_size")
+_SIZES = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "vocab_size", "n_loops")
 _COUNTS = (
     "d_ff",
     "n_experts",
@@ -149,13 +187,54 @@ _COUNTS = (
     "window_tokens",
     "n_window_layers",
     "norms_per_layer",
+    "q_rank",
+    "kv_rank",
+    "d_rope",
+    "d_value",
+    "n_kv_shared_layers",
+    "n_recurrent_layers",
+    "n_state_heads",
+    "d_state_value",
+    "d_state_key",
+    "n_state_groups",
+    "d_conv",
+    "dt_rank",
+    "n_shared_blocks",
+    "adapter_rank",
+    "n_looped_layers",
 )
-_FLAGS = ("tied_embeddings", "ffn_gated", "norm_bias", "qkv_bias", "out_bias", "mlp_bias", "shared_expert_gate")
+_FLAGS = (
+    "tied_embeddings",
+    "ffn_gated",
+    "norm_bias",
+    "qkv_bias",
+    "out_bias",
+    "mlp_bias",
+    "shared_expert_gate",
+    "attention_gate",
+    "attention_sinks",
+    "expert_bias",
+    "state_norm",
+    "attention_adapters",
+)
+_TEXTS = ("qk_norm", "recurrence", "layout", "family")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _check_int(name: str, value: object, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+    if not _is_int(value) or value < low:  # type: ignore[operator]  # a whole number, as just checked
         raise SpecError(f"{name} must be a whole number of at least {low}, not {value!r}")
+
+
+_names = [field.name for field in fields(Architecture)]
+#: Fields of other mixers and stacks, with their defaults.
+_OPTIONAL: dict[str, Any] = {
+    field.name: field.default
+    for field in fields(Architecture)[_names.index("attention_gate") : _names.index("family")]
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -189,27 +268,56 @@ class ArchitectureBatch(Shape):
     mlp_bias: Any = False
     qk_norm: str = "none"
     shared_expert_gate: Any = False
+    attention_gate: Any = False
+    attention_sinks: Any = False
+    expert_bias: Any = False
+    q_rank: Any = 0
+    kv_rank: Any = 0
+    d_rope: Any = 0
+    d_value: Any = 0
+    n_kv_shared_layers: Any = 0
+    recurrence: str = "none"
+    n_recurrent_layers: Any = 0
+    n_state_heads: Any = 0
+    d_state_value: Any = 0
+    d_state_key: Any = 0
+    n_state_groups: Any = 0
+    d_conv: Any = 0
+    dt_rank: Any = 0
+    state_norm: Any = False
+    extra_ffn_layers: Any = 0
+    layout: str = ""
+    n_shared_blocks: Any = 0
+    adapter_rank: Any = 0
+    attention_adapters: Any = False
+    n_loops: Any = 1
+    n_looped_layers: Any = 0
     family: str = "llama"
 
     @classmethod
     def of(cls, architectures: list[Architecture]) -> ArchitectureBatch:
-        """Stack architectures that share qk_norm and family; fields become arrays of shape (n,).
+        """Stack architectures; fields become arrays of shape (n,).
+
+        The family is that of the first, and layouts are dropped: neither decides parameters or cost.
 
         Raises:
-            SpecError: an empty list, or architectures whose qk_norm differ.
+            SpecError: an empty list, or architectures whose qk_norm differ, or of two kinds of recurrence.
         """
         if not architectures:
             raise SpecError("a batch needs at least one architecture")
         if len({a.qk_norm for a in architectures}) > 1:
             raise SpecError("architectures of one batch must share qk_norm")
+        kinds = sorted({a.recurrence for a in architectures} - {"none"})
+        if len(kinds) > 1:
+            raise SpecError(f"architectures of one batch must share the recurrence, not {' and '.join(kinds)}")
         columns: dict[str, Any] = {}
         for field in fields(cls):
             values = [getattr(a, field.name) for a in architectures]
-            if field.name in ("qk_norm", "family"):
+            if field.name in _TEXTS:
                 columns[field.name] = values[0]
             else:
                 columns[field.name] = np.asarray(values, dtype=np.float64)
-        return cls(**columns)
+        return cls(**{**columns, "recurrence": kinds[0] if kinds else "none", "layout": ""})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -230,4 +338,6 @@ class ArchitectureBatch(Shape):
                 value = np.broadcast_to(value, shape)[index].item()
                 value = bool(value) if field.name in _FLAGS else int(value)
             values[field.name] = value
+        if not values["n_recurrent_layers"]:
+            values |= {name: _OPTIONAL[name] for name in RECURRENT_FIELDS}
         return Architecture(**values)
