@@ -18,6 +18,7 @@ _NEEDED = {
     "mamba2": ("n_state_heads", "d_state_value", "d_state_key", "n_state_groups", "d_conv"),
     "gdn": ("n_state_heads", "d_state_value", "d_state_key", "n_state_groups", "d_conv"),
     "mlstm": ("n_state_heads", "d_state_value", "d_state_key"),
+    "conv": ("n_state_heads", "d_state_value", "d_conv"),
 }
 _LETTERS = {
     "A": "attention", "W": "attention with a window", "R": "recurrence", "F": "dense FFN", "E": "mixture of experts",
@@ -39,7 +40,9 @@ def check_mixers(arch: Shape) -> None:
             f"n_loops {arch.n_loops} and n_looped_layers {looped} do not go together; give n_loops above 1 and 1 to "
             f"{layers} looped layers"
         )
-    if 0 < looped < layers and (arch.n_window_layers or arch.n_recurrent_layers or arch.n_dense_layers or arch.extra_ffn_layers):
+    if 0 < looped < layers and (
+        arch.n_window_layers or arch.n_recurrent_layers or arch.n_dense_layers or arch.extra_ffn_layers
+    ):
         raise SpecError(f"n_looped_layers {looped} of {layers}: a stack of several kinds of layers loops as a whole or not at all")  # fmt: skip
     if arch.n_loops > 1 and (arch.n_kv_shared_layers or arch.n_shared_blocks):
         raise SpecError("n_loops above 1 does not go with n_kv_shared_layers or n_shared_blocks")
@@ -60,8 +63,10 @@ def _recurrence(arch: Shape) -> None:
             raise SpecError(f"recurrence '{kind}' needs {name} of at least 1, not {value}")
         if value and name not in needed and not (name == "state_norm" and kind in ("mamba1", "mamba2")):
             raise SpecError(f"{name} {value!r} says nothing of recurrence '{kind}'; leave it out")
-    if kind == "mamba1" and arch.d_state_value != 1:
-        raise SpecError(f"d_state_value {arch.d_state_value}: the channels of mamba1 have 1 value each; give n_state_heads")
+    if kind in ("mamba1", "conv") and arch.d_state_value != 1:
+        raise SpecError(
+            f"d_state_value {arch.d_state_value}: the channels of {kind} have 1 value each; give n_state_heads"
+        )
     groups = arch.n_state_groups
     if groups and arch.n_state_heads % groups:
         raise SpecError(f"n_state_groups {groups} does not divide n_state_heads {arch.n_state_heads}")
@@ -77,11 +82,20 @@ def _latent(arch: Shape) -> None:
             raise SpecError(f"d_rope {arch.d_rope} is more than d_head {arch.d_head}, of which it is a part")
         if arch.n_kv_heads != arch.n_heads:
             raise SpecError(f"n_kv_heads {arch.n_kv_heads}: latent attention has as many as n_heads, {arch.n_heads}")
-        for name in ("attention_gate", "attention_sinks", "qkv_bias", "out_bias", "n_kv_shared_layers", "n_shared_blocks"):
+        for name in (
+            "attention_gate",
+            "attention_sinks",
+            "qkv_bias",
+            "out_bias",
+            "n_kv_shared_layers",
+            "n_shared_blocks",
+        ):
             if getattr(arch, name):
                 raise SpecError(f"{name} does not go with kv_rank {arch.kv_rank} (latent attention)")
         if arch.qk_norm != "none":
-            raise SpecError(f"qk_norm '{arch.qk_norm}' does not go with kv_rank {arch.kv_rank}: its norms are of the ranks")
+            raise SpecError(
+                f"qk_norm '{arch.qk_norm}' does not go with kv_rank {arch.kv_rank}: its norms are of the ranks"
+            )
     if arch.n_kv_shared_layers and arch.n_kv_shared_layers >= arch.n_attention_layers:
         raise SpecError(
             f"n_kv_shared_layers {arch.n_kv_shared_layers} leaves none of {arch.n_attention_layers} attention layers to "
@@ -93,7 +107,11 @@ def _sublayers(arch: Shape) -> None:
     if arch.expert_bias and not arch.n_experts:
         raise SpecError("expert_bias needs n_experts above 0")
     if arch.n_shared_blocks:
-        if arch.n_shared_blocks > arch.n_attention_layers or arch.n_ffn_layers != arch.n_attention_layers or arch.n_experts:
+        if (
+            arch.n_shared_blocks > arch.n_attention_layers
+            or arch.n_ffn_layers != arch.n_attention_layers
+            or arch.n_experts
+        ):
             raise SpecError(
                 f"n_shared_blocks {arch.n_shared_blocks}: each of the {arch.n_attention_layers} attention layers uses one, with "
                 f"one dense FFN each, not {arch.n_ffn_layers}"
@@ -106,11 +124,15 @@ def _sublayers(arch: Shape) -> None:
     if not layout:
         return
     if other := sorted(set(layout) - set(_LETTERS)):
-        raise SpecError(f"layout has the letter {other[0]!r}; known: " + ", ".join(f"{k} {v}" for k, v in _LETTERS.items()))
+        raise SpecError(
+            f"layout has the letter {other[0]!r}; known: " + ", ".join(f"{k} {v}" for k, v in _LETTERS.items())
+        )
     wanted = {
         "A": arch.n_attention_layers - arch.n_window_layers, "W": arch.n_window_layers, "R": arch.n_recurrent_layers,
         "F": arch.n_dense_ffn_layers, "E": arch.n_moe_layers,
     }  # fmt: skip
     for letter, count in wanted.items():
         if layout.count(letter) != count:
-            raise SpecError(f"layout has {layout.count(letter)} of {letter} ({_LETTERS[letter]}), but the counts say {count}")
+            raise SpecError(
+                f"layout has {layout.count(letter)} of {letter} ({_LETTERS[letter]}), but the counts say {count}"
+            )

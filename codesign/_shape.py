@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from codesign._mixers import latent_params, recurrence_params
+from codesign._mixers import latent_params, pick, recurrence_params
 
 __all__ = ["ArchitectureLike", "Shape"]
 
@@ -82,7 +82,7 @@ class Shape:
     @property
     def d_value_head(self) -> Any:
         """Size of one value head: d_value where it is given (latent attention), else d_head."""
-        return self.d_head if not np.any(self.d_value) else np.where(self.d_value, self.d_value, self.d_head)
+        return pick(self.d_value, self.d_value, self.d_head) if np.any(self.d_value) else self.d_head
 
     @property
     def d_attention_input(self) -> Any:
@@ -136,7 +136,7 @@ class Shape:
             count = count + 2 * self.d_head
         elif self.qk_norm == "full":
             count = count + dq + dkv
-        return np.where(self.kv_rank, latent_params(self), count) if np.any(self.kv_rank) else count
+        return pick(self.kv_rank, latent_params(self), count) if np.any(self.kv_rank) else count
 
     @property
     def params_shared_kv(self) -> Any:
@@ -194,8 +194,8 @@ class Shape:
         if np.any(self.n_shared_blocks):
             more, norms = self._params_shared_blocks
             body = body + more
-            attention = np.where(self.n_shared_blocks, self.n_shared_blocks, attention)
-            dense = np.where(self.n_shared_blocks, self.n_shared_blocks, dense)
+            attention = pick(self.n_shared_blocks, self.n_shared_blocks, attention)
+            dense = pick(self.n_shared_blocks, self.n_shared_blocks, dense)
             body = body - norms
         body = body + attention * self.params_attention + dense * self.params_ffn
         if np.any(self.n_recurrent_layers):

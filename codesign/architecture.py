@@ -39,7 +39,7 @@ class Architecture(Shape):
             d_rope: rotated part of d_head that all heads share, d_value: size of a value head.
         n_kv_shared_layers: attention layers that use the keys and values of an earlier layer.
         recurrence: what n_recurrent_layers of the layers have in place of attention (`codesign._mixers`): none, mamba1, mamba2,
-            gdn, mlstm; n_state_heads, d_state_value, d_state_key, n_state_groups: size of its state; d_conv: taps of its
+            gdn, mlstm, conv; n_state_heads, d_state_value, d_state_key, n_state_groups: size of its state; d_conv: taps of its
             convolution; dt_rank: of mamba1. Where no layer attends, heads and their size are 1.
         extra_ffn_layers: FFN sublayers beyond one for each mixer (negative where some mixers have none behind them).
         layout: order of the sublayers, a letter each: A attention, W attention with the window, R recurrence, F dense FFN,
@@ -111,7 +111,11 @@ class Architecture(Shape):
     family: str = "llama"
 
     def __post_init__(self) -> None:
-        for names, low in ((_SIZES, 1), (_COUNTS, 0), (("extra_ffn_layers",), -self.n_layers if _is_int(self.n_layers) else 0)):
+        for names, low in (
+            (_SIZES, 1),
+            (_COUNTS, 0),
+            (("extra_ffn_layers",), -self.n_layers if _is_int(self.n_layers) else 0),
+        ):
             for name in names:
                 value = getattr(self, name)
                 _check_int(name, value, low)
@@ -232,8 +236,7 @@ def _check_int(name: str, value: object, low: int) -> None:
 _names = [field.name for field in fields(Architecture)]
 #: Fields of other mixers and stacks, with their defaults.
 _OPTIONAL: dict[str, Any] = {
-    field.name: field.default
-    for field in fields(Architecture)[_names.index("attention_gate") : _names.index("family")]
+    field.name: field.default for field in fields(Architecture)[_names.index("attention_gate") : _names.index("family")]
 }
 
 

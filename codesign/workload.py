@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from codesign.errors import SpecError, UnknownNameError
+from codesign.serving import Serving
 
 __all__ = ["PRECISIONS", "Precision", "Workload", "parse_precision"]
 
@@ -14,7 +17,7 @@ _MAX_LENGTH = 10**9  # far beyond any use, and small enough that no count of FLO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """One request: `prompt_tokens` in, `output_tokens` out, `batch_size` requests at once.
+    """One request: `prompt_tokens` in, `output_tokens` out, `batch_size` requests at once, and how it is served.
 
     Raises:
         SpecError: a length that is not a whole number of at least 1 (prompt: 0 for an empty cache), or beyond 1e9.
@@ -27,6 +30,7 @@ class Workload:
     prompt_tokens: int = 1024
     output_tokens: int = 128
     batch_size: int = 1
+    serving: Serving = Serving()
 
     def __post_init__(self) -> None:
         for name, low in (("prompt_tokens", 0), ("output_tokens", 1), ("batch_size", 1)):
@@ -46,6 +50,28 @@ class Workload:
         """Longest cache that the request needs: S_in + S_out."""
         return self.prompt_tokens + self.output_tokens
 
+    def to_dict(self) -> dict[str, Any]:
+        """Lengths, and the serving options that differ from their defaults, as JSON values.
+
+        Example:
+            >>> Workload(prompt_tokens=8, serving=Serving(sparse_tokens=4)).to_dict()["serving"]
+            {'sparse_tokens': 4}
+        """
+        lengths: dict[str, Any] = {
+            "prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens, "batch_size": self.batch_size,
+        }  # fmt: skip
+        serving = self.serving.changes()
+        return {**lengths, "serving": serving} if serving else lengths
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Workload:
+        """The inverse of `to_dict`.
+
+        Raises:
+            SpecError, TypeError: a field that is unknown or out of range.
+        """
+        return cls(**{**data, "serving": Serving(**data.get("serving", {}))})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
@@ -54,7 +80,7 @@ class Precision:
     Args:
         weight_bits: stored bits of a block weight (before group scales).
         scale_bits: bits of scale and zero point that each group of `group_size` weights adds (0: none).
-        activation_bits, kv_bits: of activations and of the KV cache.
+        activation_bits, kv_bits, state_bits: of activations, of the KV cache and of a recurrence's matrix state.
         lm_head_bits, embedding_bits: stored bits (scales included) of the output head and the input embedding.
         compute: data type of the matrix units: a key of `Device.peak_flop_per_s`.
         weight_only: weights are unpacked to `compute` before the product (its kernels have rates of their own).
@@ -65,6 +91,7 @@ class Precision:
     weight_bits: float
     activation_bits: float = 16
     kv_bits: float = 16
+    state_bits: float = 32
     group_size: int = 0
     scale_bits: float = 0
     lm_head_bits: float = 16

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from codesign._hf_families import FAMILIES
 from codesign.architecture import Architecture, ArchitectureBatch
+from codesign.cache import attended_tokens, kv_bytes_per_token
 from codesign.hf_config import config_dict, read_config
-from codesign.operators import Operator, attended_tokens, kv_bytes_per_token, lower, weight_bytes
+from codesign.operators import Operator, lower, weight_bytes
 from codesign.workload import PRECISIONS, Workload
 
 FP16 = PRECISIONS["fp16"]

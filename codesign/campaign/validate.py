@@ -160,7 +160,7 @@ def validation_campaigns(
         run: name of the run; engine: open. machine: who measures, for the device host, else empty.
     """
     device = frontier.provenance["device"]
-    points = tuple(_points(Workload(**frontier.provenance["workload"])).values())
+    points = tuple(_points(Workload.from_dict(frontier.provenance["workload"])).values())
     forms = list(dict.fromkeys(c.precision for c in chosen))
     return [
         Campaign(
@@ -182,7 +182,7 @@ def validate(frontier: Frontier, chosen: Sequence[Candidate], measurements: Iter
     Raises:
         MeasurementError: no design was measured.
     """
-    points = _points(Workload(**frontier.provenance["workload"]))
+    points = _points(Workload.from_dict(frontier.provenance["workload"]))
     seen = {}
     for o in observe(measurements):
         m = o.first

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from codesign.architecture import Architecture
+from codesign.cache import kv_bytes
 from codesign.errors import SpecError
 from codesign.measurement import Measurement
-from codesign.operators import Phase, kv_bytes_per_token, weight_bytes
-from codesign.workload import Precision
+from codesign.operators import Phase, weight_bytes
+from codesign.workload import Precision, Workload
 
 __all__ = ["Imported", "Request", "json_values", "kv_objection", "number", "read_text", "seconds_list", "whole"]
 
@@ -173,7 +174,8 @@ def kv_objection(
     """
     if phase == "prefill" or kv_bits == precision.kv_bits:
         return None
-    cache = float(kv_bytes_per_token(arch, precision)) * arch.n_layers * context * batch
+    held = Workload(prompt_tokens=max(context - 1, 0), output_tokens=1, batch_size=batch)
+    cache = float(kv_bytes(arch, held, precision))
     changed = cache * abs(kv_bits - precision.kv_bits) / precision.kv_bits
     if changed <= _KV_SHARE * (float(weight_bytes(arch, precision)) + cache):
         return None

@@ -11,9 +11,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from codesign.architecture import Architecture
+from codesign.cache import cache_bytes
 from codesign.errors import CodesignError, MeasurementError
 from codesign.measurement import Measurement
-from codesign.operators import kv_bytes_per_token, weight_bytes
+from codesign.operators import weight_bytes
 from codesign.profilers.base import Engine, LoadedModel, Point, Task, first_line, uses_accelerator
 from codesign.profilers.board import check_board, mode_options
 from codesign.profilers.compose import compose
@@ -24,7 +25,7 @@ from codesign.profilers.meters import PowerMeter, find_meter
 from codesign.profilers.state import read_state, throttled
 from codesign.profilers.timing import Clocks, time_points, warm_up
 from codesign.units import format_bytes
-from codesign.workload import PRECISIONS
+from codesign.workload import PRECISIONS, Workload
 
 __all__ = ["check_memory", "needed_bytes", "run_task"]
 
@@ -44,7 +45,8 @@ def needed_bytes(arch: Architecture, precision: str, points: Sequence[Point], co
     held = sum(point.batch_size * (point.context_tokens + point.tokens) for point in points)
     new = max(point.batch_size * point.tokens for point in points)
     act = form.activation_bits / 8
-    cache = 2 * float(kv_bytes_per_token(arch, form)) * arch.n_layers * held
+    kept = Workload(prompt_tokens=max(held - 1, 0), output_tokens=1)
+    cache = 2 * float(cache_bytes(arch, kept, form))
     hidden = max(arch.d_ff, arch.n_active_experts * arch.d_ff_expert)
     scores = arch.n_heads * max(p.batch_size * p.tokens * (p.tokens + p.context_tokens) for p in points)
     return copies * float(weight_bytes(arch, form)) + cache + act * (4 * new * (arch.d_model + hidden) + 2 * scores)

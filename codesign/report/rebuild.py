@@ -89,7 +89,7 @@ def rebuild(frontier: Frontier, *, law: str | None = None, calibration: Path | N
         raise SchemaError(f"the run's provenance names no loss law ({error!r}); run the search again") from error
     loss = load_law(named)
     try:
-        workload = Workload(**{k: int(v) for k, v in p["workload"].items()})
+        workload = Workload.from_dict(p["workload"])
         budget = Budget(**{k: float(v) for k, v in p["budget"].items()})
         space = _space(p["space"])
         common: dict[str, Any] = {

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.architecture import Architecture, ArchitectureBatch
+from codesign.cache import kv_bytes_per_token
 from codesign.devices import Device, load_catalogue
 from codesign.errors import CodesignError
-from codesign.operators import Phase, kv_bytes_per_token, weight_bytes
+from codesign.operators import Phase, weight_bytes
 from codesign.report.review import Review
 from codesign.roofline.calibration import load_calibration
 from codesign.search import Problem, build_problem
@@ -150,7 +151,7 @@ def pool_of(review: Review, size: int = POOL_SIZE) -> Pool:
             continue
         columns = (
             problem.loss(block.arch, form), block.arch.params_active, weight_bytes(block.arch, form), block.arch.n_layers,
-            kv_bytes_per_token(block.arch, form) * block.arch.n_layers,
+            kv_bytes_per_token(block.arch, form) * block.arch.n_attention_layers,
         )  # fmt: skip
         points = np.stack([np.broadcast_to(np.asarray(c, dtype=float), block.shape)[mask] for c in columns], axis=1)
         alone = moocore.is_nondominated(points)

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from codesign._mixers import projection_widths
 from codesign.architecture import ArchitectureLike
+from codesign.cache import cache_bytes
 from codesign.devices import Device
-from codesign.operators import Operator, Phase, kv_bytes_per_token, lower, weight_bytes
+from codesign.operators import Operator, Phase, lower, weight_bytes
 from codesign.roofline.energy import PowerModel, power_model
 from codesign.roofline.rates import PhaseRates, Rates, operator_seconds, peak_flop_per_s
 from codesign.roofline.terms import operator_seconds as fitted_seconds
@@ -57,7 +59,7 @@ class Estimate:
 
     prefill_s: time to first token; decode_s: time per output token at the mean context (for a batch: one step, a token
     for every request); total_s: prefill_s + output_tokens * decode_s; weights_B, kv_B, workspace_B and their sum
-    peak_memory_B; energy_J: per generated token of one request; request_energy_J: of the whole batch of requests;
+    peak_memory_B (kv_B holds recurrent states, too); energy_J: per generated token of one request; request_energy_J: of the whole batch of requests;
     power_W: mean power of the phase that draws more. Energies are nan where no power model is known.
     """
 
@@ -82,19 +84,14 @@ class CostModel(Protocol):
 
 
 def memory_bytes(arch: ArchitectureLike, workload: Workload, precision: Precision) -> tuple[Any, Any, Any]:
-    """Weights, KV cache at the longest context, and activation workspace, in bytes.
+    """Weights, KV cache (and recurrent state) at the longest context, and activation workspace, in bytes.
 
     The workspace is the largest set of activations alive at once in prefill: residual stream, the FFN's hidden state
-    (gate and up) or Q, K, V and the attention output, and the last position's logits in fp32.
+    (gate and up) or Q, K, V and the attention output (or a recurrence's projections), and the last position's logits in fp32.
     """
     tokens = workload.batch_size * max(workload.prompt_tokens, 1)
     act = precision.activation_bits / 8
-    kv_token = kv_bytes_per_token(arch, precision) * workload.batch_size
-    context = workload.max_context_tokens
-    kv = kv_token * arch.n_layers * context
-    if np.any(arch.n_window_layers):
-        saved = np.maximum(context - arch.window_tokens, 0) * arch.n_window_layers
-        kv = kv - kv_token * saved
+    kv = cache_bytes(arch, workload, precision)
     hidden: Any = arch.d_ff * (arch.ffn_matrices - 1)
     if np.any(arch.n_experts):
         routed = (arch.n_active_experts * arch.d_ff_expert + arch.n_shared_experts * arch.d_ff_shared) * (
@@ -102,6 +99,8 @@ def memory_bytes(arch: ArchitectureLike, workload: Workload, precision: Precisio
         )
         hidden = np.maximum(hidden, routed)
     projections = 2 * arch.d_query + 2 * arch.d_kv
+    if np.any(arch.n_recurrent_layers):
+        projections = np.maximum(projections, projection_widths(arch)[0])
     workspace = (2 * arch.d_model + np.maximum(hidden, projections)) * (tokens * act)
     return weight_bytes(arch, precision), kv, workspace + arch.vocab_size * (4 * workload.batch_size)
 
