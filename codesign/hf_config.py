@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from codesign._hf_families import FAMILIES, Family
+from codesign._hf_reader import Reader
+from codesign._hf_stacks import STACKS
 from codesign._hf_write import config_dict
 from codesign.architecture import Architecture
 from codesign.errors import SpecError, UnknownNameError
 
 __all__ = ["architecture_from_config", "config_dict", "known_config", "known_models", "read_config"]
 
-_MAX_VALUE = 10**12
 _MAX_LAYERS = 100_000
 _MAX_FILE_B = 10_000_000
-_ALIASES = {"gemma3": "gemma3_text"}
+#: Formats that models are trained and published in; the config is that of the unquantised shape.
+_NATIVE = ("fp8", "mxfp4")
+_ALIASES = {
+    "gemma3": "gemma3_text",
+    "kimi_k2": "deepseek_v3",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
 _HINT = "Give one of the bundled names, a config.json, or a directory that holds one."
 
 
@@ -92,11 +100,23 @@ def architecture_from_config(config: dict[str, Any], where: str) -> Architecture
         SpecError: unsupported family, quantised weights, or a field that is missing, of the wrong type or out of range.
     """
     config, name = _text_config(config, where)
-    family, read = FAMILIES[name], _Reader(config, where)
+    read = Reader(config, where)
     if config.get("use_bidirectional_attention"):
         raise SpecError(f"{where}: use_bidirectional_attention is set; only causal decoders are supported")
-    layers = read.required("num_hidden_layers", family, high=_MAX_LAYERS)
-    d_model, heads = read.required("hidden_size", family), read.required("num_attention_heads", family)
+    try:
+        if name in STACKS:
+            return STACKS[name](read, name)
+        return _plain(read, FAMILIES[name], name)
+    except SpecError as error:
+        text = str(error)
+        raise error if text.startswith(f"{where}: ") else SpecError(f"{where}: {text}") from error
+
+
+def _plain(read: Reader, family: Family, name: str) -> Architecture:
+    """A stack of attention and FFN whose fields `FAMILIES` names."""
+    where = read.where
+    layers = read.required("num_hidden_layers", family.extra, high=_MAX_LAYERS)
+    d_model, heads = read.required("hidden_size", family.extra), read.required("num_attention_heads", family.extra)
     if (kv_heads := read.count("num_key_value_heads", family.kv_heads, 1)) == 0:
         kv_heads = heads
     if (d_head := read.count("head_dim", family.head_dim, 1)) == 0:
@@ -106,55 +126,17 @@ def architecture_from_config(config: dict[str, Any], where: str) -> Architecture
         d_head = d_model // heads
     window, n_window = _window(read, family, layers)
     bias = read.flag(family.bias_key, family.bias_default)
-    try:
-        return Architecture(
-            n_layers=layers, d_model=d_model, n_heads=heads, n_kv_heads=kv_heads, d_head=d_head,
-            vocab_size=read.required("vocab_size", family),
-            tied_embeddings=read.flag("tie_word_embeddings", family.tied),
-            **_ffn(read, family, layers),
-            window_tokens=window, n_window_layers=n_window, ffn_gated=family.gated,
-            norms_per_layer=family.norms_per_layer, norm_bias=family.norm_bias, qk_norm=family.qk_norm,
-            qkv_bias=bias, out_bias=bias and family.bias_out,
-            mlp_bias=bool(family.mlp_bias_key) and read.flag(family.mlp_bias_key, family.bias_default),
-            family=name,
-        )  # fmt: skip
-    except SpecError as error:
-        text = str(error)
-        raise error if text.startswith(f"{where}: ") else SpecError(f"{where}: {text}") from error
-
-
-class _Reader:
-    """Typed access to the fields of one config."""
-
-    def __init__(self, config: dict[str, Any], where: str) -> None:
-        self.config, self.where = config, where
-
-    def check(self, key: str, value: Any, low: int, high: int = _MAX_VALUE) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a far larger number"
-            raise SpecError(f"{self.where}: {key} must be a whole number from {low} to {high}, not {shown[:60]}")
-        return value
-
-    def required(self, key: str, family: Family, high: int = _MAX_VALUE) -> int:
-        value = self.config.get(key, family.extra.get(key))
-        if value is None:
-            raise SpecError(f"{self.where}: missing field {key}; copy the model's whole config.json")
-        return self.check(key, value, 1, high)
-
-    def count(self, key: str, default: int, low: int) -> int:
-        """A whole number of at least `low`; the default where absent, 0 where null."""
-        if key not in self.config:
-            return default
-        value = self.config[key]
-        return 0 if value is None else self.check(key, value, low)
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.config.get(key, default) if key else default
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise SpecError(f"{self.where}: {key} must be true or false, not {str(value)[:60]!r}")
-        return value
+    return Architecture(
+        n_layers=layers, d_model=d_model, n_heads=heads, n_kv_heads=kv_heads, d_head=d_head,
+        vocab_size=read.required("vocab_size", family.extra),
+        tied_embeddings=read.flag("tie_word_embeddings", family.tied),
+        **_ffn(read, family, layers),
+        window_tokens=window, n_window_layers=n_window, ffn_gated=family.gated,
+        norms_per_layer=family.norms_per_layer, norm_bias=family.norm_bias, qk_norm=family.qk_norm,
+        qkv_bias=bias, out_bias=bias and family.bias_out,
+        mlp_bias=bool(family.mlp_bias_key) and read.flag(family.mlp_bias_key, family.bias_default),
+        family=name,
+    )  # fmt: skip
 
 
 def _text_config(config: Any, where: str) -> tuple[dict[str, Any], str]:
@@ -163,7 +145,8 @@ def _text_config(config: Any, where: str) -> tuple[dict[str, Any], str]:
         raise SpecError(f"{where}: holds a JSON {type(config).__name__}, not the object of a config.json")
     if quantised := config.get("quantization_config"):
         method = quantised.get("quant_method", "unknown method") if isinstance(quantised, dict) else quantised
-        raise SpecError(f"{where}: describes quantised weights ({str(method)[:40]}); give the config.json of the "
+        if method not in _NATIVE:
+            raise SpecError(f"{where}: describes quantised weights ({str(method)[:40]}); give the config.json of the "
                         "unquantised model and choose a precision instead")  # fmt: skip
     text = config.get("text_config")
     if isinstance(text, dict) and text:
@@ -171,8 +154,9 @@ def _text_config(config: Any, where: str) -> tuple[dict[str, Any], str]:
         config = {"model_type": config.get("model_type"), **tied, **text}
     name = config.get("model_type")
     name = _ALIASES.get(name, name) if isinstance(name, str) else name
-    supported = f"supported: {', '.join(sorted(FAMILIES))}"
-    if isinstance(name, str) and name in FAMILIES:
+    families = sorted({*FAMILIES, *STACKS})
+    supported = f"supported: {', '.join(families)}"
+    if isinstance(name, str) and name in families:
         return config, name
     if "hidden_size" not in config and ("vision_config" in config or "image_size" in config):
         raise SpecError(f"{where}: a vision model ({str(name)[:60]}) without a language model; {supported}")
@@ -182,7 +166,7 @@ def _text_config(config: Any, where: str) -> tuple[dict[str, Any], str]:
                     "set model_type to the family that the model is built like")  # fmt: skip
 
 
-def _window(read: _Reader, family: Family, layers: int) -> tuple[int, int]:
+def _window(read: Reader, family: Family, layers: int) -> tuple[int, int]:
     """Tokens of the sliding window, and how many layers have it."""
     if family.window == "none" or (family.window_switch and not read.flag("use_sliding_window", False)):
         return 0, 0
@@ -209,24 +193,24 @@ def _window(read: _Reader, family: Family, layers: int) -> tuple[int, int]:
     return (window, n_window) if n_window else (0, 0)
 
 
-def _ffn(read: _Reader, family: Family, layers: int) -> dict[str, Any]:
+def _ffn(read: Reader, family: Family, layers: int) -> dict[str, Any]:
     """The fields of the dense FFN and of the mixture."""
     if not family.experts:
-        return {"d_ff": read.required("intermediate_size", family)}
+        return {"d_ff": read.required("intermediate_size", family.extra)}
     defaults = family.expert_defaults
     n_active = read.count("num_experts_per_tok", defaults["num_experts_per_tok"], 1)
     if family.experts == "mixtral":
-        n_experts, d_expert = _n_experts(read, family, 1), read.required("intermediate_size", family)
+        n_experts, d_expert = _n_experts(read, family, 1), read.required("intermediate_size", family.extra)
         return {"d_ff": 0, "n_experts": n_experts, "n_active_experts": n_active, "d_ff_expert": d_expert}
     n_experts = _n_experts(read, family, 0)
     dense = _dense_layers(read, layers) if n_experts else layers
     if dense == layers:
-        return {"d_ff": read.required("intermediate_size", family)}
+        return {"d_ff": read.required("intermediate_size", family.extra)}
     key, shared = "shared_expert_intermediate_size", 0
     if family.shared:
         shared = read.count(key, defaults[key], 0)
     return {
-        "d_ff": read.required("intermediate_size", family) if dense else 0,
+        "d_ff": read.required("intermediate_size", family.extra) if dense else 0,
         "n_experts": n_experts,
         "n_active_experts": n_active,
         "d_ff_expert": read.count("moe_intermediate_size", defaults["moe_intermediate_size"], 1),
@@ -237,14 +221,14 @@ def _ffn(read: _Reader, family: Family, layers: int) -> dict[str, Any]:
     }
 
 
-def _n_experts(read: _Reader, family: Family, low: int) -> int:
+def _n_experts(read: Reader, family: Family, low: int) -> int:
     """Number of routed experts; both spellings of the field are in use."""
     default = family.expert_defaults.get("num_experts", family.expert_defaults.get("num_local_experts", 0))
     present = [key for key in ("num_experts", "num_local_experts") if read.config.get(key) is not None]
     return read.count(present[0], default, low) if present else default
 
 
-def _dense_layers(read: _Reader, layers: int) -> int:
+def _dense_layers(read: Reader, layers: int) -> int:
     """Layers with a dense FFN: those in mlp_only_layers, and those that decoder_sparse_step skips."""
     listed = read.config.get("mlp_only_layers") or []
     if not isinstance(listed, list):
