@@ -323,16 +323,14 @@ def _xlstm(read: Reader, name: str) -> Architecture:
     layers, heads = read.count("num_blocks", read.count("num_hidden_layers", 32, 1), 1), read.count("num_heads", 8, 1)
     multiple = read.count("ffn_round_up_to_multiple_of", 64, 1)
 
-    def up(value: float, to: int = 64) -> int:
-        return int((value + to - 1) // to * to)
-
-    keys, values = up(d * read.number("qk_dim_factor", 0.5)), up(d * read.number("v_dim_factor", 1.0))
+    width = int((d * read.number("ffn_proj_factor", 2.667) + multiple - 1) // multiple * multiple)
+    keys, values = int(d * read.number("qk_dim_factor", 0.5)), int(d * read.number("v_dim_factor", 1.0))
     if keys % heads or values % heads:
         raise SpecError(
             f"{read.where}: num_heads {heads} does not divide the widths of queries {keys} and values {values}"
         )
     return Architecture(
-        n_layers=layers, d_model=d, **_NO_HEADS, d_ff=up(d * read.number("ffn_proj_factor", 2.667), multiple),
+        n_layers=layers, d_model=d, **_NO_HEADS, d_ff=width,
         vocab_size=read.required("vocab_size"), tied_embeddings=read.flag("tie_word_embeddings", False), recurrence="mlstm",
         n_recurrent_layers=layers, n_state_heads=heads, d_state_key=keys // heads, d_state_value=values // heads, family=name,
     )  # fmt: skip

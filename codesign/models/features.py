@@ -1,6 +1,7 @@
 """What a runnable model needs beyond `Architecture`: what its family fixes, and the names and shapes of its weights.
 
-Weights are named as in `codesign.models.decoder.Decoder.state_dict()`; matrices are stored as torch's Linear does,
+Models of attention and FFN in turn are `codesign.models.decoder.Decoder`s; all others (`is_stack`) are
+`codesign.models.stack.Stack`s, which torch alone runs. Weights of a Decoder are named as in `codesign.models.decoder.Decoder.state_dict()`; matrices are stored as torch's Linear does,
 (outputs, inputs):
 
     embed_tokens.weight                                  (vocab, d)
@@ -20,14 +21,14 @@ Weights are named as in `codesign.models.decoder.Decoder.state_dict()`; matrices
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from codesign._hf_families import FAMILIES
 from codesign._hf_write import _windows
 from codesign.architecture import Architecture
 from codesign.errors import SpecError
 
-__all__ = ["Features", "features", "weight_shapes"]
+__all__ = ["Features", "features", "is_stack", "weight_shapes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,60 @@ _ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh", "relu2"]] = {
     "relu2": "relu2",
 }
 
+#: Rotated share of a head (0: none), rotary base, epsilon, activation of the families that run as a Stack.
+_STACK_TRAITS: dict[str, tuple[float, float, float, Literal["silu", "gelu_tanh", "relu2"]]] = {
+    "bamba": (0.5, 10_000.0, 1e-5, "silu"),
+    "codesign": (1.0, 1_000_000.0, 1e-6, "silu"),
+    "deepseek_v2": (1.0, 10_000.0, 1e-6, "silu"),
+    "deepseek_v3": (1.0, 10_000.0, 1e-6, "silu"),
+    "granitemoe": (1.0, 10_000.0, 1e-6, "silu"),
+    "granitemoehybrid": (0.0, 10_000.0, 1e-6, "silu"),
+    "lfm2": (1.0, 1_000_000.0, 1e-5, "silu"),
+    "mamba2": (0.0, 10_000.0, 1e-5, "silu"),
+    "minicpm3": (1.0, 10_000.0, 1e-6, "silu"),
+    "nemotron_h": (0.0, 10_000.0, 1e-5, "relu2"),
+    "olmoe": (1.0, 10_000.0, 1e-5, "silu"),
+    "qwen3_5_moe_text": (0.25, 10_000_000.0, 1e-6, "silu"),
+    "qwen3_5_text": (0.25, 10_000_000.0, 1e-6, "silu"),
+    "qwen3_next": (0.25, 10_000_000.0, 1e-6, "silu"),
+    "xlstm": (0.0, 10_000.0, 1e-6, "silu"),
+    "youtu": (1.0, 10_000.0, 1e-6, "silu"),
+}
+_RUNNABLE = ("none", "mamba2", "gdn", "mlstm", "conv")
+
+
+def is_stack(arch: Architecture) -> bool:
+    """Whether a model is more than attention and FFN in turn, and runs as a `codesign.models.stack.Stack`."""
+    more: tuple[Any, ...] = (
+        arch.n_recurrent_layers, arch.kv_rank, arch.attention_gate, arch.layout, arch.extra_ffn_layers,
+        arch.n_kv_shared_layers, arch.n_looped_layers, arch.attention_sinks, arch.expert_bias, arch.n_shared_blocks,
+    )  # fmt: skip
+    return any(more) or arch.family not in FAMILIES
+
+
+def _stack_features(arch: Architecture) -> Features:
+    for field, good in (
+        ("recurrence", arch.recurrence in _RUNNABLE), ("attention_sinks", not arch.attention_sinks), ("norm_bias", not arch.norm_bias),
+        ("expert_bias", not arch.expert_bias), ("n_shared_blocks", not arch.n_shared_blocks),
+        ("norms_per_layer", arch.norms_per_layer == 2),
+    ):  # fmt: skip
+        if not good:
+            raise SpecError(f"{field} {getattr(arch, field)!r} has no runnable model in a stack of mixed layers")
+    traits = _STACK_TRAITS.get(arch.family)
+    if traits is None:
+        raise SpecError(
+            f"family '{arch.family}' has no runnable model; families: {', '.join(sorted({*FAMILIES, *_STACK_TRAITS} - {'gemma2'}))}"
+        )
+    share, theta, eps, activation = traits
+    rotary_dim = int((arch.d_rope or arch.d_head) * share)
+    if rotary_dim % 2 and arch.n_attention_layers:
+        raise SpecError(f"d_head {arch.d_head} has no runnable model: {rotary_dim} rotated dimensions do not pair up")
+    return Features(
+        norm_eps=eps, activation=activation, pre_norm=True, post_norm=False, rotary_dim=rotary_dim,
+        rope_theta={False: theta, True: theta}, sliding=(), embedding_scale=1.0,
+        normalise_routing=arch.n_active_experts > 1 and arch.family != "olmoe",
+    )  # fmt: skip
+
 
 def features(arch: Architecture) -> Features:
     """The features of an architecture's family.
@@ -64,9 +119,9 @@ def features(arch: Architecture) -> Features:
     Raises:
         SpecError: a field that no runnable model is written for.
     """
-    family = FAMILIES.get(arch.family)
-    if family is None:
-        raise SpecError(f"family '{arch.family}' has no runnable model; families: {', '.join(sorted(FAMILIES))}")
+    if is_stack(arch):
+        return _stack_features(arch)
+    family = FAMILIES[arch.family]
     if arch.family == "gemma2":
         raise SpecError("family 'gemma2' has no runnable model (soft-capped scores); use gemma3_text for its shape")
     if arch.norms_per_layer not in (2, 4):
@@ -116,6 +171,11 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
         >>> weight_shapes(tiny)["layers.1.k_proj.weight"]
         (32, 64)
     """
+    if is_stack(arch):
+        raise SpecError(
+            f"no graph is written for a stack of mixed layers (family '{arch.family}', recurrence '{arch.recurrence}'); it runs "
+            "with --engine torch"
+        )
     has, d = features(arch), arch.d_model
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (arch.vocab_size, d)}
 

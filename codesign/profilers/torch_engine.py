@@ -10,7 +10,6 @@ from typing import Any
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, MissingExtraError, SpecError
 from codesign.measurement import Clock
-from codesign.models.features import features
 from codesign.profilers.base import Point
 
 __all__ = ["TorchEngine", "TorchModel"]
@@ -91,15 +90,12 @@ class TorchModel:
         if self._module is None:
             raise MeasurementError("the model is closed; load it again")
         rng = torch.Generator().manual_seed(0)
-        window = max(arch.window_tokens - 1, 0)  # a layer with a window keeps as much as serving does
-        lengths = [min(past, window) if sliding else past for sliding in features(arch).sliding]
         try:
             ids = torch.randint(arch.vocab_size, (batch, point.tokens), generator=rng).to(self._device)
             positions = torch.arange(past, past + point.tokens).expand(batch, -1).contiguous().to(self._device)
             # each layer has a cache of its own, as in a real model
             cache = [
-                tuple(self._tensor((batch, arch.n_kv_heads, length, arch.d_head), rng) for _ in range(2))
-                for length in lengths
+                tuple(self._tensor(shape, rng) for shape in shapes) for shapes in self._module.cache_shapes(batch, past)
             ]
         except RuntimeError as error:
             raise MeasurementError(f"torch could not prepare the pass: {_first_line(error)}") from error

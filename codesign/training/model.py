@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codesign.architecture import Architecture
-from codesign.models.decoder import Decoder
+from codesign.models.decoder import build_decoder
 from codesign.training_run import Recipe
 
 __all__ = ["BALANCE", "initial_model", "optimizer_of", "router_balance"]
@@ -19,7 +19,7 @@ __all__ = ["BALANCE", "initial_model", "optimizer_of", "router_balance"]
 BALANCE = 0.01
 
 
-def initial_model(arch: Architecture, seed: int) -> Decoder:
+def initial_model(arch: Architecture, seed: int) -> Any:
     """Random weights scaled to the width, so that one recipe fits tiny and small models.
 
     Normal with standard deviation d_model^-0.5 for embedding and head, 0.5 * inputs^-0.5 for the matrices of the layers,
@@ -27,20 +27,20 @@ def initial_model(arch: Architecture, seed: int) -> Decoder:
     is near the customary 0.02 for layers; below, 0.02 is too small to start from: with 2 layers of width 64 and 0.5 M
     bytes of Python the loss ends at 1.86 against 2.10 at the best learning rate of each.
     """
-    model = Decoder(arch).initialise(seed)  # standard deviation 0.02; gains 1, biases 0
+    model = build_decoder(arch).initialise(seed)  # standard deviation 0.02; gains 1, biases 0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
                 continue
-            inputs = parameter.shape[1]
+            inputs = parameter[0].numel()
             std = inputs**-0.5 if name in ("embed_tokens.weight", "lm_head.weight") else 0.5 * inputs**-0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            if name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight")):
                 std /= (2 * arch.n_layers) ** 0.5
             parameter.mul_(std / 0.02)
     return model
 
 
-def optimizer_of(model: Decoder, recipe: Recipe) -> torch.optim.AdamW:
+def optimizer_of(model: Any, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW with decay on matrices (the embedding included), none on gains and biases."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
@@ -54,7 +54,7 @@ def optimizer_of(model: Decoder, recipe: Recipe) -> torch.optim.AdamW:
 
 
 @contextmanager
-def router_balance(model: Decoder) -> Iterator[list[Tensor]]:
+def router_balance(model: Any) -> Iterator[list[Tensor]]:
     """Collects the load-balancing loss of each router while the model runs forward; empty for a dense model.
 
     Per router E * sum_e f_e P_e, where f_e is the share of (token, choice) pairs that go to expert e and P_e its mean
@@ -72,7 +72,8 @@ def router_balance(model: Decoder) -> Iterator[list[Tensor]]:
         )
         found.append(experts * (share * probabilities.mean(0)).sum())
 
-    hooks = [layer.router.register_forward_hook(note) for layer in model.layers if layer.mixture]
+    routers = [module.router for module in model.modules() if getattr(module, "mixture", False)]
+    hooks = [router.register_forward_hook(note) for router in routers]
     try:
         yield found
     finally:
