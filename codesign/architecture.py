@@ -16,7 +16,7 @@ from codesign._architecture_checks import RECURRENT_FIELDS, check_mixers
 from codesign._shape import ArchitectureLike, Shape
 from codesign.errors import SpecError
 
-__all__ = ["Architecture", "ArchitectureBatch", "ArchitectureLike"]
+__all__ = ["Architecture", "ArchitectureBatch", "ArchitectureLike", "batch_key", "mixer_kind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +222,23 @@ _FLAGS = (
     "attention_adapters",
 )
 _TEXTS = ("qk_norm", "recurrence", "layout", "family")
+
+
+def batch_key(arch: Architecture) -> tuple[str, str]:
+    """What architectures of one `ArchitectureBatch` must share: QK norms and the kind of recurrence."""
+    return (arch.qk_norm, arch.recurrence)
+
+
+def mixer_kind(arch: Shape) -> str:
+    """The operators of the mixers that calibrations tell apart: attention, latent, or the recurrence.
+
+    Example:
+        >>> mixer_kind(Architecture(n_layers=1, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=9, vocab_size=9))
+        'attention'
+    """
+    if np.any(arch.kv_rank):
+        return "latent"
+    return "attention" if arch.recurrence == "none" else arch.recurrence
 
 
 def _is_int(value: object) -> bool:

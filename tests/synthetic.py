@@ -21,7 +21,8 @@ TINY = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, 
 #: Seconds per unit of the machine: 50 GFLOP/s, 10 GB/s, 30 us a layer.
 TRUTH = {
     "matmul_flop": 2e-11, "matmul_B": 1e-10, "head_flop": 1.5e-11, "head_B": 0.8e-10, "attention_flop": 6e-11, "attention_B": 2e-10,
-    "activation_B": 1.5e-10, "experts_flop": 4e-11, "experts_B": 2e-10, "expert": 5e-6, "layer": 3e-5, "step": 2e-4,
+    "activation_B": 1.5e-10, "experts_flop": 4e-11, "experts_B": 2e-10, "expert": 5e-6, "scan_flop": 5e-11, "scan_B": 2e-10,
+    "recurrent": 4e-5, "chunk": 2e-5, "latent": 1e-5, "layer": 3e-5, "step": 2e-4,
 }  # fmt: skip
 #: What somebody who knows only a data sheet might believe of it.
 PRIOR = {term: (float(np.log(0.5 * seconds)), 1.0) for term, seconds in TRUTH.items()}

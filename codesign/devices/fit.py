@@ -48,7 +48,8 @@ class PhaseTerms:
 
     seconds_per: term (see `codesign.roofline.terms.TERMS`) to seconds per FLOP, byte, layer, expert or pass, at least 0.
     interval_log: half-width of the 90 % interval of ln(seconds) inside the measured sizes; interval_beyond_log: outside.
-    span_params: smallest and largest active parameters that were measured; mixtures: whether experts were among them.
+    span_params: smallest and largest active parameters that were measured; mixtures: whether experts were among them; mixers:
+        which of attention, latent and the recurrences were.
     span_tokens: shortest and longest measured prompt (prefill) or context (decode); batches: measured numbers of requests.
     n_rows, n_architectures: what it was fitted on. held_out: cross-validated errors by name.
     """
@@ -61,6 +62,7 @@ class PhaseTerms:
     span_tokens: tuple[float, float]
     batches: tuple[int, ...]
     mixtures: bool = False
+    mixers: tuple[str, ...] = ("attention",)
     n_rows: int
     n_architectures: int
     held_out: Mapping[str, float] = field(default_factory=dict, hash=False)
@@ -148,6 +150,8 @@ def _phase(data: Mapping[str, Any]) -> PhaseTerms:
         low, high = values[name]
         values[name] = (float(low), float(high))
     values["batches"] = tuple(int(v) for v in values["batches"])
+    if "mixers" in values:
+        values["mixers"] = tuple(str(v) for v in values["mixers"])
     values["seconds_per"] = {str(k): float(v) for k, v in values["seconds_per"].items()}
     return PhaseTerms(**values)
 

@@ -31,7 +31,9 @@ DIMENSIONS = (
 SLACK = 1.1
 _FIELDS = (
     "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "ffn_gated", "n_experts", "n_active_experts",
-    "d_ff_expert", "n_shared_experts", "d_ff_shared", "n_dense_layers",
+    "d_ff_expert", "n_shared_experts", "d_ff_shared", "n_dense_layers", "window_tokens", "n_window_layers", "recurrence",
+    "n_recurrent_layers", "n_state_heads", "d_state_value", "d_state_key", "extra_ffn_layers", "kv_rank", "n_kv_shared_layers",
+    "n_loops", "n_looped_layers", "n_shared_blocks",
 )  # fmt: skip
 
 
@@ -114,6 +116,9 @@ class LossLaw:
                 other = (value < moe[0] / SLACK) | (value > moe[1] * SLACK)
                 flag = np.where(np.asarray(arch.n_experts) > 0, other, flag)
             flags[name] = flag
+        if np.any(arch.n_recurrent_layers):  # heads say nothing of a stack without attention
+            for name in ("n_kv", "d_head"):
+                flags[name] = flags[name] & (np.asarray(arch.n_attention_layers) > 0)
         ties = self.meta["ranges"].get("tokens_per_param")
         if ties:
             ratio = values["tokens"] / values["params_active"]
@@ -136,6 +141,10 @@ class LossLaw:
             found["ffn_ratio"] = np.asarray((ratio < low / SLACK) | (ratio > high * SLACK))
         if "moe" in self.meta["priors"]:
             found["moe"] = np.asarray(_float(arch.n_experts) > 0)
+        if np.any(arch.n_recurrent_layers):
+            found["mixer"] = np.asarray(arch.n_recurrent_layers) > 0
+        if np.any(arch.n_window_layers):
+            found["window"] = np.asarray(arch.n_window_layers) > 0
         return found
 
     def predict(self, arch: Any, tokens: Any, return_std: bool = False) -> Any:
@@ -164,7 +173,7 @@ class LossLaw:
         mean = np.asarray(mean_a - mean_b)
         same: Any = True
         for name in _FIELDS:
-            same = same & (_float(getattr(arch_a, name)) == _float(getattr(arch_b, name)))
+            same = same & (np.asarray(getattr(arch_a, name)) == np.asarray(getattr(arch_b, name)))
         same = np.broadcast_to(same, mean.shape).ravel()
         if self.core is None:
             paper = self.meta["paper"]
@@ -286,4 +295,9 @@ class LossLaw:
                 terms[name] = _priors.d_head_term(arch, prior)
             elif name == "ffn_ratio":
                 terms[name] = _priors.ffn_ratio_term(arch, prior)
+        if np.any(arch.n_recurrent_layers):
+            share = _float(arch.n_attention_layers) / _float(arch.n_layers)  # these are terms of attention layers
+            for name in {"kv", "d_head"} & set(terms):
+                terms[name] = _priors.Term(share * terms[name].shift, share * terms[name].spread)
+            terms["mixer"] = _priors.mixer_term(arch, np.log(_float(arch.params_active_nonembedding) / 1e8))
         return terms

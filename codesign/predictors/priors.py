@@ -10,11 +10,16 @@ The numbers come from the law's JSON (``priors``), each with its source. Dimensi
 - ``d_head``: ``c min(0, ln(d_head / 128))^2``: loss of heads smaller than 128 at equal width, fitted on openlm_grid.
 - ``ffn_ratio``: no shift (N carries it), a spread per log unit away from the data's ratios.
 - ``moe``: ``ln N_eff - ln N_active``, from deepmind_routed, discounted by its transfer to steplaw_moe.
+- ``mixer``: recurrent layers: the gap of mLSTM to Llama at equal N and D (`mixer_prior.json`, tools/fit_mixer_prior.py).
+- ``window``: no number; Gemma 3's report (arXiv 2503.19786, section 5.3) finds minimal change with 5 of 6 layers local.
 - ``vocab``: no number; losses per token of different vocabularies do not compare.
 """
 
 from __future__ import annotations
 
+import functools
+import json
+from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +27,9 @@ import numpy.typing as npt
 
 from codesign.predictors.scaling import moe_gain
 
-__all__ = ["Term", "activated_width", "d_head_term", "equivalent_experts", "ffn_ratio_term", "kv_term", "moe_term"]
+__all__ = [
+    "Term", "activated_width", "d_head_term", "equivalent_experts", "ffn_ratio_term", "kv_term", "mixer_term", "moe_term", "unpriced",
+]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
 
@@ -99,7 +106,8 @@ def ffn_ratio_term(arch: Any, prior: dict[str, Any]) -> Term:
     Zero for mixtures: their spread was calibrated on activated ratios from 0.5 to 8.2 (steplaw_moe) already.
     """
     low, high = prior["data"]
-    ratio = np.log(activated_width(arch) / np.asarray(arch.d_model, dtype=float))
+    width = np.maximum(activated_width(arch), 1.0)  # stacks of Mamba layers have no FFN at all
+    ratio = np.log(width / np.asarray(arch.d_model, dtype=float))
     away = ratio - np.clip(ratio, np.log(low), np.log(high))
     if np.any(arch.n_experts):
         away = np.where(np.asarray(arch.n_experts) > 0, 0.0, away)
@@ -111,3 +119,41 @@ def moe_term(n: Any, experts: Any, prior: dict[str, Any]) -> Term:
     low, high = prior["n_range"]
     gain = moe_gain(prior["parameters"], n, np.minimum(experts, prior["experts"][1]), low, high)
     return Term(float(prior["transfer"]) * gain, float(prior["transfer_std"]) * gain)
+
+
+@functools.cache
+def _mixer_prior() -> dict[str, Any]:
+    text = resources.files("codesign.predictors").joinpath("mixer_prior.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def mixer_term(arch: Any, n: Any) -> Term:
+    """Gap of recurrent layers to attention at equal N and D: their share of the layers times ``a + b n``, times what is left of it
+    at the context of the laws' data.
+
+    Its spread is the whole gap at 16k tokens, twice that for recurrences that no run at hand has.
+
+    Args:
+        n: ln(active parameters / 1e8), clipped to the sizes of the data.
+    """
+    prior = _mixer_prior()
+    low, high = np.log(np.asarray(prior["n_range"]) / 1e8)
+    share = np.asarray(arch.n_recurrent_layers, dtype=float) / np.asarray(arch.n_layers, dtype=float)
+    gap = share * (prior["a"] + prior["b"] * np.clip(n, low, high))
+    left = prior["context_factor"] ** np.log2(16384 / prior["context_tokens"])
+    known = arch.recurrence in prior["measured"]
+    return Term(left * gap, (1.0 if known else 2.0) * gap)
+
+
+def unpriced(arch: Any) -> dict[str, Any]:
+    """What a design has whose loss no data at hand tells, by name: masks. Such designs are compared on cost alone."""
+    found: dict[str, Any] = {}
+    for name, count in (
+        ("latent", arch.kv_rank), ("shared_kv", arch.n_kv_shared_layers), ("looped", arch.n_looped_layers),
+        ("shared_blocks", arch.n_shared_blocks),
+        (arch.recurrence, arch.n_recurrent_layers if arch.recurrence in ("conv", "mamba1") else 0),
+    ):  # fmt: skip
+        if np.any(count):
+            found[name] = np.asarray(count) > 0
+    return found

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.architecture import ArchitectureBatch
+from codesign.architecture import ArchitectureBatch, batch_key
 from codesign.budget import Budget
 from codesign.devices import Device, PhaseTerms, load_device
 from codesign.errors import CodesignError, SchemaError, SpecError
@@ -183,7 +183,7 @@ def _phase(facts: Mapping[str, Any], span: tuple[float, float]) -> PhaseRates:
     terms = PhaseTerms(
         seconds_per={str(k): float(v) for k, v in facts["seconds_per"].items()}, interval_log=interval,
         interval_beyond_log=beyond, span_params=span, span_tokens=(0.0, 1e9), batches=(1,),
-        mixtures=bool(facts["mixtures"]), n_rows=max(int(facts["rows"]), 1),
+        mixtures=bool(facts["mixtures"]), mixers=tuple(facts.get("mixers", ("attention",))), n_rows=max(int(facts["rows"]), 1),
         n_architectures=max(int(facts["architectures"]), 1),
         held_out={str(k): float(v) for k, v in facts["held_out"].items()},
     )  # fmt: skip
@@ -195,9 +195,9 @@ def _phase(facts: Mapping[str, Any], span: tuple[float, float]) -> PhaseRates:
 def _deviation(problem: Problem, frontier: Frontier) -> dict[str, float]:
     """Largest |ln(recomputed / stored)| of the times, and |difference| of the losses, over the designs."""
     worst = {"latency_s": 0.0, "ttft_s": 0.0, "loss": 0.0}
-    groups: dict[tuple[str, str], list[Any]] = {}
+    groups: dict[tuple[str, tuple[str, str]], list[Any]] = {}
     for c in frontier.candidates:
-        groups.setdefault((c.precision, c.architecture.qk_norm), []).append(c)
+        groups.setdefault((c.precision, batch_key(c.architecture)), []).append(c)
     for (precision, _), members in groups.items():
         if precision not in problem.models:
             raise SchemaError(f"the run's design {members[0].name} has the precision '{precision}', its rates do not")

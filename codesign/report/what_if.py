@@ -17,7 +17,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.architecture import Architecture, ArchitectureBatch
+from codesign.architecture import Architecture, ArchitectureBatch, batch_key
 from codesign.cache import kv_bytes_per_token
 from codesign.devices import Device, load_catalogue
 from codesign.errors import CodesignError
@@ -141,7 +141,7 @@ def pool_of(review: Review, size: int = POOL_SIZE) -> Pool:
     """
     problem = review.problem
     space = problem.space.coarser(size)
-    found: dict[tuple[str, bool], tuple[list[Array], list[Ints]]] = {}
+    found: dict[tuple[str, bool, str], tuple[list[Array], list[Ints]]] = {}
     for block in space.blocks():
         form = PRECISIONS[block.precision]
         mask = np.array(block.valid)
@@ -155,7 +155,7 @@ def pool_of(review: Review, size: int = POOL_SIZE) -> Pool:
         )  # fmt: skip
         points = np.stack([np.broadcast_to(np.asarray(c, dtype=float), block.shape)[mask] for c in columns], axis=1)
         alone = moocore.is_nondominated(points)
-        key = (block.precision, bool(np.any(block.arch.n_experts)))
+        key = (block.precision, bool(np.any(block.arch.n_experts)), block.mixer)
         rows, index = found.setdefault(key, ([], []))
         rows.append(points[alone])
         index.append(block.start + np.flatnonzero(mask)[alone])
@@ -167,9 +167,9 @@ def pool_of(review: Review, size: int = POOL_SIZE) -> Pool:
         for precision, _, arch, _ in space.flat(chosen):
             n = len(np.atleast_1d(np.broadcast_to(arch.n_layers, arch.shape)))
             groups.append(_group(problem, precision, arch, np.full(n, -1)))
-    own: dict[tuple[str, str], list[int]] = {}
+    own: dict[tuple[str, tuple[str, str]], list[int]] = {}
     for i, c in enumerate(review.frontier.candidates):
-        own.setdefault((c.precision, c.architecture.qk_norm), []).append(i)
+        own.setdefault((c.precision, batch_key(c.architecture)), []).append(i)
     for (precision, _), members in own.items():
         batch = ArchitectureBatch.of([review.frontier.candidates[i].architecture for i in members])
         groups.append(_group(problem, precision, batch, np.array(members)))

@@ -22,8 +22,8 @@ from codesign.devices import Device
 from codesign.operators import Operator, Phase, lower, weight_bytes
 from codesign.roofline.energy import PowerModel, power_model
 from codesign.roofline.rates import PhaseRates, Rates, operator_seconds, peak_flop_per_s
+from codesign.roofline.terms import layer_terms, operator_terms, pass_features, residual_log
 from codesign.roofline.terms import operator_seconds as fitted_seconds
-from codesign.roofline.terms import operator_terms, pass_features, residual_log
 from codesign.workload import Precision, Workload
 
 __all__ = ["CostModel", "Estimate", "OperatorCost", "PhaseCost", "RooflineModel", "memory_bytes"]
@@ -155,7 +155,7 @@ class RooflineModel:
         rates = self.rates.of(phase)
         operators = lower(arch, workload, precision, phase)
         seconds = _total(operators, [self._seconds(op, rates) for op in operators])
-        for _, count, each in _overheads(arch, rates):
+        for _, count, each in _overheads(arch, workload, phase, rates):
             seconds = seconds + count * each
         return PhaseCost(
             seconds=seconds * _correction(arch, workload, phase, rates),
@@ -217,7 +217,7 @@ class RooflineModel:
                     bound=self._bound(op, rates, seconds),
                 )
             )
-        for name, count, each in _overheads(arch, rates):
+        for name, count, each in _overheads(arch, workload, phase, rates):
             seconds = float(count * each) * factor
             rows.append(
                 OperatorCost(
@@ -240,18 +240,16 @@ class RooflineModel:
         return "bandwidth" if moving >= seconds * (1 - 1e-9) else "compute"
 
 
-def _overheads(arch: ArchitectureLike, rates: PhaseRates) -> list[tuple[str, Any, float]]:
+def _overheads(
+    arch: ArchitectureLike, workload: Workload, phase: Phase, rates: PhaseRates
+) -> list[tuple[str, Any, float]]:
     """Name, count and seconds each of what is not an operator's time."""
+    terms = layer_terms(arch, workload, phase)
     if rates.terms is None:
-        return [("layer overhead", arch.n_layers, rates.layer_s), ("step overhead", 1, rates.step_s)]
+        each = {"layer": rates.layer_s, "step": rates.step_s}
+        return [(name, count, each[term]) for name, term, count in terms if term in each]
     per = rates.terms.seconds_per
-    found = [
-        ("layer overhead", arch.n_layers, per.get("layer", 0.0)),
-        ("step overhead", 1, per.get("step", 0.0)),
-    ]
-    if np.any(arch.n_experts):
-        found.append(("expert overhead", arch.n_experts * arch.n_moe_layers, per.get("expert", 0.0)))
-    return found
+    return [(name, count, per.get(term, 0.0)) for name, term, count in terms]
 
 
 def _correction(arch: ArchitectureLike, workload: Workload, phase: Phase, rates: PhaseRates) -> Any:

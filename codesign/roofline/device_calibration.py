@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from codesign.architecture import mixer_kind
 from codesign.devices import DeviceFit, PhaseTerms, ResidualFit
 from codesign.errors import SpecError
 from codesign.measurement import FLAGS, Observation
@@ -141,6 +142,7 @@ def calibrate_phase(rows: Sequence[PassRow], prior: Prior, guess_log: float = _U
         span_tokens=(min(lengths), max(lengths)),
         batches=tuple(sorted({row.workload.batch_size for row in rows})),
         mixtures=any(row.arch.n_experts for row in rows),
+        mixers=tuple(sorted({mixer_kind(row.arch) for row in rows})),
         n_rows=len(rows),
         n_architectures=architectures,
         held_out={name: round(value, 3) for name, value in held.items()},

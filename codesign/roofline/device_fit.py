@@ -100,6 +100,7 @@ def probed_prior(device: Device, precision: Precision) -> Prior:
     seconds = {
         "matmul_flop": (flop, 1.0), "matmul_B": (byte, 1.0), "head_flop": (flop, 1.0), "head_B": (byte, 0.7), "attention_flop": (attention, 1.0),
         "attention_B": (byte, 1.0), "activation_B": (byte, 1.0), "experts_flop": (flop, 1.0), "experts_B": (byte, 1.0),
+        "scan_flop": (attention, 1.0), "scan_B": (byte, 1.0), "recurrent": (20e-6, 1.5), "chunk": (20e-6, 1.5), "latent": (20e-6, 1.5),
         "expert": (20e-6, 1.5), "layer": (20e-6, 1.5), "step": (50e-6, 1.5),
     }  # fmt: skip
     return {term: (math.log(value), sd) for term, (value, sd) in seconds.items()}
@@ -119,13 +120,26 @@ def catalogue_prior(device: Device, precision: Precision, rates: PhaseRates) -> 
         "attention_flop": 1.0 / (peak * rates.attention_efficiency),
         "attention_B": moved,
         "activation_B": moved,
+        "scan_flop": 1.0 / (peak * rates.attention_efficiency),
+        "scan_B": moved,
+        "recurrent": max(rates.layer_s, 1e-7),
+        "chunk": max(rates.layer_s / 4, 1e-7),
+        "latent": max(rates.layer_s / 4, 1e-7),
         "experts_flop": 1.0 / (peak * rates.expert_compute_efficiency),
         "experts_B": 1.0 / (bandwidth * rates.expert_bandwidth_efficiency),
         "expert": 1e-6,
         "layer": max(rates.layer_s, 1e-7),
         "step": max(rates.step_s, 1e-7),
     }
-    return {term: (math.log(value), sd if term != "expert" else 1.5) for term, value in seconds.items()}
+    wide = (
+        "expert",
+        "scan_flop",
+        "scan_B",
+        "recurrent",
+        "chunk",
+        "latent",
+    )  # of which the catalogue has no measurement
+    return {term: (math.log(value), 1.5 if term in wide else sd) for term, value in seconds.items()}
 
 
 def fit_terms(rows: Sequence[PassRow], prior: Prior) -> tuple[dict[str, float], Array]:

@@ -90,12 +90,13 @@ def operator_seconds(
     Args:
         operator: its `kind`, `name`, `flop`, `weight_B` and bytes.
         bandwidth, expert_bandwidth: effective bytes/s; compute, attention, expert_compute: effective FLOP/s; unpack: bytes/s
-            or inf. The expert rates are those of routed experts (operators named experts_*).
+            or inf. The expert rates are those of routed experts (operators named experts_*). Recurrences run at attention's
+            rate: no published measurement at hand tells theirs.
     """
     routed = operator.name.startswith("experts")
     seconds = operator.bytes_moved * (1.0 / (expert_bandwidth if routed else bandwidth))
-    if operator.kind in ("gemm", "attention"):
-        rate = attention if operator.kind == "attention" else (expert_compute if routed else compute)
+    if operator.kind in ("gemm", "attention", "scan"):
+        rate = (expert_compute if routed else compute) if operator.kind == "gemm" else attention
         seconds = np.maximum(seconds, operator.flop * (1.0 / rate))
         if unpack != np.inf:
             seconds = np.maximum(seconds, operator.weight_B * (1.0 / unpack))

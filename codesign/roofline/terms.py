@@ -8,18 +8,20 @@ them: on a CPU core loads and arithmetic share the pipeline, and adding fits mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign._mixers import CHUNK_TOKENS
 from codesign.architecture import ArchitectureLike
 from codesign.devices.fit import ResidualFit
 from codesign.operators import Operator, Phase, lower
 from codesign.workload import Precision, Workload
 
-__all__ = ["FEATURES", "TERMS", "operator_terms", "pass_features", "pass_terms", "residual_log"]
+__all__ = ["FEATURES", "TERMS", "layer_terms", "operator_terms", "pass_features", "pass_terms", "residual_log"]
 
 #: Term to the unit that its coefficient is per.
 TERMS: dict[str, str] = {
@@ -30,12 +32,20 @@ TERMS: dict[str, str] = {
     "attention_flop": "FLOP of scores and weighted values",
     "attention_B": "bytes of queries and KV cache",
     "activation_B": "bytes of activations between operators",
+    "scan_flop": "FLOP of recurrences",
+    "scan_B": "bytes of recurrent states and of what goes in and out",
     "experts_flop": "FLOP of routed experts",
     "experts_B": "bytes of the routed experts' weights that are visited",
     "expert": "routed experts of all layers, visited or not",
+    "recurrent": "recurrent layers",
+    "chunk": "chunks that recurrent layers go through one after another (prompts)",
+    "latent": "layers of latent attention",
     "layer": "layers",
     "step": "passes",
 }
+
+#: What stands for a term that a calibration of an earlier version does not have.
+_STANDS_FOR = {"scan_flop": "attention_flop", "scan_B": "attention_B"}
 
 #: What the residual is a function of, beside the pass's lengths; each is taken as ln.
 FEATURES = ("n_layers", "d_model", "d_ffn", "d_query", "d_kv", "tokens")
@@ -44,8 +54,8 @@ FEATURES = ("n_layers", "d_model", "d_ffn", "d_query", "d_kv", "tokens")
 def operator_terms(operator: Operator) -> dict[str, Any]:
     """Work of one occurrence of an operator by term: FLOP and bytes."""
     moved = operator.read_B + operator.write_B
-    if operator.kind == "attention":
-        return {"attention_flop": operator.flop, "attention_B": moved}
+    if operator.kind in ("attention", "scan"):
+        return {f"{operator.kind}_flop": operator.flop, f"{operator.kind}_B": moved}
     if operator.kind != "gemm":
         return {"activation_B": moved}
     if operator.name == "lm_head":
@@ -60,18 +70,34 @@ def pass_terms(arch: ArchitectureLike, workload: Workload, precision: Precision,
     for operator in lower(arch, workload, precision, phase):
         for term, amount in operator_terms(operator).items():
             totals[term] = totals.get(term, 0.0) + operator.count * amount
-    totals["layer"] = arch.n_layers
-    totals["step"] = 1.0
+    return {**totals, **{term: count for _, term, count in layer_terms(arch, workload, phase)}}
+
+
+def layer_terms(arch: ArchitectureLike, workload: Workload, phase: Phase) -> list[tuple[str, str, Any]]:
+    """What is not an operator's time: its name, its term, and how often a pass has it."""
+    loops = arch.loop_factor
+    found: list[tuple[str, str, Any]] = [
+        ("layer overhead", "layer", arch.n_layers * loops if np.any(arch.n_looped_layers) else arch.n_layers),
+        ("step overhead", "step", 1.0),
+    ]
     if np.any(arch.n_experts):
-        totals["expert"] = arch.n_experts * arch.n_moe_layers
-    return totals
+        found.append(("expert overhead", "expert", arch.n_experts * arch.n_moe_layers * loops))
+    if np.any(arch.n_recurrent_layers):
+        layers = arch.n_recurrent_layers * loops
+        found.append(("recurrence overhead", "recurrent", layers))
+        chunk = CHUNK_TOKENS.get(arch.recurrence, 0)
+        if phase == "prefill" and chunk > 1:
+            found.append(("chunk overhead", "chunk", layers * math.ceil(workload.prompt_tokens / chunk)))
+    if np.any(arch.kv_rank):
+        found.append(("latent overhead", "latent", arch.n_attention_layers * loops * (np.asarray(arch.kv_rank) > 0)))
+    return found
 
 
 def operator_seconds(operator: Operator, seconds_per: Mapping[str, float]) -> Any:
     """Time of one occurrence, without the overheads of layer, expert and pass."""
     seconds: Any = 0.0
     for term, amount in operator_terms(operator).items():
-        each = seconds_per.get(term, 0.0)
+        each = seconds_per.get(term, seconds_per.get(_STANDS_FOR.get(term, ""), 0.0))
         if each:
             seconds = seconds + amount * each
     return seconds
@@ -84,7 +110,7 @@ def pass_features(arch: ArchitectureLike, workload: Workload, phase: Phase) -> l
     """
     width = arch.d_ff + arch.n_active_experts * arch.d_ff_expert
     tokens = workload.prompt_tokens if phase == "prefill" else workload.mean_context_tokens
-    return [arch.n_layers, arch.d_model, width, arch.d_query, arch.d_kv, tokens]
+    return [arch.n_layers, arch.d_model, np.maximum(width, 1), arch.d_query, arch.d_kv, tokens]
 
 
 def residual_log(fit: ResidualFit, features: list[Any]) -> NDArray[np.float64]:

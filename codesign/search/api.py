@@ -196,6 +196,7 @@ def _rate_facts(rates: PhaseRates) -> dict[str, Any]:
         "seconds_per": dict(rates.terms.seconds_per), "residual_points": len(rates.terms.residual.points) if rates.terms.residual else 0,
         "interval_beyond_log": rates.interval_beyond_log, "held_out": dict(rates.terms.held_out),
         "covered": rates.n_rows > 0, "architectures": rates.terms.n_architectures, "mixtures": rates.terms.mixtures,
+        "mixers": list(rates.terms.mixers),
     }  # fmt: skip
 
 

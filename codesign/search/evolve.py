@@ -32,12 +32,12 @@ _WORST = 1e30  # objective of an infeasible point: dominated by everything
 
 
 class Evolution:
-    """Ask/tell: `ask()` gives axis indices (n, 8) to evaluate, `tell()` takes their objectives.
+    """Ask/tell: `ask()` gives axis indices (n, axes) to evaluate, `tell()` takes their objectives.
 
     Args:
         lengths: number of values of each axis.
         n_objectives: columns that `tell` gets.
-        seed: of everything random. population: size. start: indices (m, 8) of the first population (warm start).
+        seed: of everything random. population: size. start: indices (m, axes) of the first population (warm start).
 
     Example:
         >>> evolution = Evolution((4, 4), n_objectives=2, seed=1, population=8)
@@ -60,7 +60,7 @@ class Evolution:
     def ask(self, elite: Index | None = None) -> Index:
         """Axis indices to evaluate next; the first call gives the start and random points beside it.
 
-        elite: indices (m, 8) of the best points known, around which to search; by default the population's own.
+        elite: indices (m, axes) of the best points known, around which to search; by default the population's own.
         """
         rng = np.random.default_rng([self.seed, self.generation])
         if not len(self.x):

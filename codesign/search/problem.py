@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.architecture import ArchitectureLike
+from codesign.architecture import ArchitectureLike, mixer_kind
 from codesign.budget import Budget, metric_of_bound
 from codesign.errors import SpecError
 from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import Estimate, RooflineModel
 from codesign.roofline.rates import Rates
+from codesign.search.mixers import COST_ONLY, parse_mixer
 from codesign.search.space import DesignSpace
 from codesign.workload import PRECISIONS, Precision, Workload
 
@@ -140,6 +141,12 @@ class Problem:
             raise SpecError(
                 f"objectives '{','.join(self.objectives)}' must be two or more different ones of {', '.join(OBJECTIVES)}"
             )
+        dark = [text for text in self.space.axes["mixer"] if parse_mixer(text).kind in COST_ONLY]
+        if dark and "loss" in self.objectives:
+            raise SpecError(
+                f"no data at hand tells the loss of mixer {', '.join(dark)}: compare it on cost alone, with --objectives "
+                "latency,memory or another pair without loss, or leave it out"
+            )
         if len(self.space.axes["vocab_size"]) > 1:
             raise SpecError(
                 "the design space varies vocab_size, but no loss law here compares losses across vocabularies (loss per "
@@ -188,7 +195,7 @@ class Problem:
 
     def latency_outside(self, arch: ArchitectureLike, precision: str) -> dict[str, Any]:
         """Which designs are smaller or larger (in active parameters) than what the calibration was fitted on: "size"
-        anywhere, "size_here" and "experts_here" on this device, engine and precision.
+        anywhere, "size_here" and "experts_here" on this device, engine and precision; "mixer": its mixer was not.
         """
         spans = self.latency_spans.get(precision, {})
         flags: dict[str, Any] = {}
@@ -199,6 +206,13 @@ class Problem:
                 flags["size" + suffix] = (active < low) | (active > high)
                 if not mixtures:
                     flags["experts" + suffix] = np.asarray(arch.n_experts) > 0
+        if (kind := mixer_kind(arch)) != "attention":
+            measured = self.models[precision].rates.decode.terms
+            other = np.asarray(arch.n_recurrent_layers) + np.asarray(arch.kv_rank) > 0
+            if measured is None or kind not in measured.mixers:
+                flags["mixer_here"] = other
+                if measured is not None:
+                    flags["mixer"] = other
         return flags
 
     def in_range(self, arch: ArchitectureLike, precision: str) -> Any:

@@ -11,9 +11,10 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.architecture import Architecture, ArchitectureBatch
+from codesign.architecture import Architecture, ArchitectureBatch, batch_key
 from codesign.budget import metric_of_bound
 from codesign.errors import SpecError
+from codesign.predictors.priors import unpriced
 from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import RooflineModel
 from codesign.search.frontier import Baseline, Candidate, Gap
@@ -45,14 +46,14 @@ def score(
     found: dict[int, Candidate] = {}
     deviations = np.zeros((SAMPLES, len(designs)))
     rng = np.random.default_rng([seed, 7])
-    keys = sorted({(precision, arch.qk_norm) for precision, arch in designs})
-    for precision, norm in keys:
-        rows = [i for i, (p, a) in enumerate(designs) if (p, a.qk_norm) == (precision, norm)]
+    keys = sorted({(precision, batch_key(arch)) for precision, arch in designs})
+    for precision, shared in keys:
+        rows = [i for i, (p, a) in enumerate(designs) if (p, batch_key(a)) == (precision, shared)]
         archs = [designs[i][1] for i in rows]
         for i, candidate in zip(rows, _candidates(problem, precision, archs), strict=True):
             found[i] = replace(candidate, name=f"{prefix}-{i + 1}")
-    for norm in sorted({arch.qk_norm for _, arch in designs}):
-        rows = [i for i, (_, a) in enumerate(designs) if a.qk_norm == norm]
+    for shared in sorted({batch_key(arch) for _, arch in designs}):
+        rows = [i for i, (_, a) in enumerate(designs) if batch_key(a) == shared]
         batch = ArchitectureBatch.of([designs[i][1] for i in rows])
         deviations[:, rows] = problem.law.error_samples(batch, problem.tokens, SAMPLES, rng)
     candidates = [found[i] for i in range(len(designs))]
@@ -119,6 +120,7 @@ def _marks(problem: Problem, batch: ArchitectureBatch, precision: str, shape: tu
     if problem.quantisation_priced:
         price = quantisation_penalty(batch.params_active_nonembedding, problem.tokens, PRECISIONS[precision])[0]
         flags["prior:quantisation"] = np.asarray(price) > 0
+    flags |= {f"unpriced:{name}": flag for name, flag in unpriced(batch).items()}
     flags |= {f"latency:{name}": flag for name, flag in problem.latency_outside(batch, precision).items()}
     table = {name: np.broadcast_to(flag, shape) for name, flag in flags.items()}
     return [tuple(name for name, column in table.items() if column[i]) for i in range(shape[0])]

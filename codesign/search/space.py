@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from codesign.architecture import Architecture, ArchitectureBatch
 from codesign.errors import SpecError
+from codesign.search.mixers import parse_mixer, with_mixer
 
 __all__ = ["AXES", "MAX_BLOCK", "Block", "DesignSpace"]
 
 Index = NDArray[np.int64]
 
 #: Axes of every space, outermost first; the last three span the mesh of a block.
-AXES = ("precision", "vocab_size", "experts", "d_head", "n_kv_heads", "n_layers", "d_model", "ffn_ratio")
+AXES = ("precision", "vocab_size", "mixer", "experts", "d_head", "n_kv_heads", "n_layers", "d_model", "ffn_ratio")
 _MESH = AXES[-3:]
 MAX_BLOCK = 1 << 18
 _MAX_VALUE = 10**9  # products of the largest axis values stay finite
@@ -27,13 +28,14 @@ _MAX_SIZE = 1 << 62  # linear indices are 64-bit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One slab of the space: a precision, an open mesh of architectures, their validity and their index.
+    """One slab of the space: a precision, a mixer, an open mesh of architectures, their validity and their index.
 
     `arch` has the broadcast shape `shape`; `valid` is a mask of that shape; `start` the linear index of the first point,
     points of the block following one another.
     """
 
     precision: str
+    mixer: str
     arch: ArchitectureBatch
     shape: tuple[int, ...]
     valid: NDArray[np.bool_]
@@ -47,7 +49,7 @@ class DesignSpace:
     Args:
         axes: values by axis name (`AXES`). ffn_ratio is the *activated* FFN width over d_model: for K of E experts each is
             ffn_ratio * d_model / K wide. experts holds pairs (E, K), (0, 0) for a dense FFN. n_kv_heads 0 means as many as
-            query heads.
+            query heads. mixer: values of `codesign.search.mixers`; full attention alone where the axis is not given.
         ff_multiple: FFN widths are rounded to this multiple (the hardware's granularity).
         tied_embeddings, ffn_gated: of every design. family: config.json family of (dense, mixture) designs.
         name: shown in reports.
@@ -63,6 +65,11 @@ class DesignSpace:
     name: str = "custom"
 
     def __post_init__(self) -> None:
+        if "mixer" not in self.axes:
+            object.__setattr__(self, "axes", {**self.axes, "mixer": ("full",)})
+        mixers = [parse_mixer(value) for value in self.axes["mixer"]]
+        if not self.ffn_gated and any(mixer.kind != "full" for mixer in mixers):
+            raise SpecError("a plain FFN (ffn_gated = false) goes with mixer 'full' only")
         for axis in AXES:
             values = self.axes.get(axis, ())
             if not values:
@@ -128,12 +135,18 @@ class DesignSpace:
             shape = (len(part), len(widths), len(ratios))
             start = (number // parts * len(layers) + low) * per_layer
             yield Block(
-                precision=fixed["precision"], arch=arch, shape=shape, valid=np.broadcast_to(valid, shape), start=start
+                precision=fixed["precision"],
+                mixer=fixed["mixer"],
+                arch=arch,
+                shape=shape,
+                valid=np.broadcast_to(valid, shape),
+                start=start,
             )
 
     def _build(self, fixed: Mapping[str, Any], l: Any, d: Any, r: Any) -> tuple[ArchitectureBatch, Any]:
         """Architectures at given values (scalars or arrays) and which of them are possible."""
         experts, active = fixed["experts"]
+        mixer = parse_mixer(fixed["mixer"])
         d_head = fixed["d_head"]
         heads = d / d_head
         given = fixed["n_kv_heads"]
@@ -142,24 +155,23 @@ class DesignSpace:
         valid = whole & (kv <= heads) & (np.mod(heads, kv) == 0)
         width = np.maximum(np.round(r * d / (max(active, 1) * self.ff_multiple)), 1.0) * self.ff_multiple
         mixture = experts > 0
-        arch = ArchitectureBatch(
-            n_layers=l,
-            d_model=d,
-            n_heads=heads,
-            n_kv_heads=kv,
-            d_head=d_head,
-            d_ff=0 if mixture else width,
-            vocab_size=fixed["vocab_size"],
-            tied_embeddings=self.tied_embeddings,
-            ffn_gated=self.ffn_gated,
-            n_experts=experts,
-            n_active_experts=active,
-            d_ff_expert=width if mixture else 0,
-            qk_norm="head" if self.ffn_gated else "none",
-            norm_bias=not self.ffn_gated,
-            family=("qwen3_moe" if mixture else "qwen3") if self.ffn_gated else "nemotron",
-        )
-        return arch, valid
+        fields: dict[str, Any] = {
+            "n_layers": l, "d_model": d, "n_heads": heads, "n_kv_heads": kv, "d_head": d_head,
+            "d_ff": 0 if mixture else width, "vocab_size": fixed["vocab_size"],
+            "tied_embeddings": self.tied_embeddings, "ffn_gated": self.ffn_gated,
+            "n_experts": experts, "n_active_experts": active, "d_ff_expert": width if mixture else 0,
+            "qk_norm": "head" if self.ffn_gated else "none", "norm_bias": not self.ffn_gated,
+            "family": ("qwen3_moe" if mixture else "qwen3") if self.ffn_gated else "nemotron",
+        }  # fmt: skip
+        if mixer.kind != "full":
+            first = {axis: np.asarray(fixed[axis]) == self.axes[axis][0] for axis in ("n_kv_heads", "d_head")}
+            if mixer.kind == "mla":  # every head has keys and values of its own, whatever the axis of KV heads says
+                valid = whole
+            fields, possible = with_mixer(fields, mixer, first)
+            if fields["n_heads"] is not heads:
+                valid = np.True_
+            valid = valid & possible
+        return ArchitectureBatch(**fields), valid
 
     def indices(self, linear: int) -> tuple[int, ...]:
         """Axis indices of a linear index."""
@@ -184,24 +196,24 @@ class DesignSpace:
         return str(values["precision"]), arch.pick(())
 
     def flat(self, indices: Index) -> Iterator[tuple[str, NDArray[np.int64], ArchitectureBatch, Any]]:
-        """Batches of arbitrary points, grouped by the values that a batch must share (precision and experts).
+        """Batches of arbitrary points, grouped by the values that a batch must share (precision, mixer and experts).
 
         Args:
-            indices: (n, 8) axis indices.
+            indices: (n, axes) axis indices.
 
         Yields:
             Precision, positions in `indices` (m,), architectures of shape (m,), validity (m,).
         """
-        keys = indices[:, [AXES.index("precision"), AXES.index("experts")]]
+        keys = indices[:, [AXES.index("precision"), AXES.index("mixer"), AXES.index("experts")]]
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        for k, (p, e) in enumerate(unique):
+        for k, (p, m, e) in enumerate(unique):
             rows = np.flatnonzero(inverse.reshape(-1) == k)
             chosen = indices[rows]
             values: dict[str, Any] = {}
             for axis in ("vocab_size", "d_head", "n_kv_heads", "n_layers", "d_model", "ffn_ratio"):
                 column = np.asarray(self.axes[axis], dtype=np.float64)
                 values[axis] = column[chosen[:, AXES.index(axis)]]
-            values["experts"] = self.axes["experts"][int(e)]
+            values |= {"experts": self.axes["experts"][int(e)], "mixer": self.axes["mixer"][int(m)]}
             arch, valid = self._build(values, values["n_layers"], values["d_model"], values["ffn_ratio"])
             yield self.axes["precision"][int(p)], rows, arch, valid
 
@@ -224,6 +236,8 @@ class DesignSpace:
         """Axes and options as JSON values (experts as "ExK" strings)."""
         axes: dict[str, Any] = {axis: list(self.axes[axis]) for axis in AXES}
         axes["experts"] = [_experts_name(pair) for pair in self.axes["experts"]]
+        if axes["mixer"] == ["full"]:
+            del axes["mixer"]
         return {"name": self.name, "axes": axes, "ff_multiple": self.ff_multiple, "tied_embeddings": self.tied_embeddings,
                 "ffn_gated": self.ffn_gated}  # fmt: skip
 

@@ -204,7 +204,7 @@ def test_errors_are_one_line(files: Path, arguments: tuple[str, ...], message: s
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("family.json", '{"model_type": "mamba", "hidden_size": 64}', "model_type 'mamba' is not supported"),
+        ("family.json", '{"model_type": "rwkv", "hidden_size": 64}', "model_type 'rwkv' is not supported"),
         ("missing.json", '{"model_type": "llama", "hidden_size": 64}', "missing field"),
         ("broken.json", '{"model_type": ', "is not JSON"),
     ],

@@ -166,7 +166,7 @@ ERRORS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "not a run": ("--device orin --latency 20ms --out mine", {"mine/notes.txt": "x"}, ("is not a run",)),
     "the current folder": ("--device orin --latency 20ms --out .", {}, ("--out",)),
     "heads and KV heads": ("--device orin --latency 20ms --baseline c.json", {"c.json": config(num_key_value_heads=3)}, ("c.json", "3", "8")),
-    "unknown family": ("--device orin --latency 20ms --baseline c.json", {"c.json": config(model_type="mamba")}, ("'mamba' is not supported",)),
+    "unknown family": ("--device orin --latency 20ms --baseline c.json", {"c.json": config(model_type="rwkv")}, ("'rwkv' is not supported",)),
     "config no JSON": ("--device orin --latency 20ms --baseline c.json", {"c.json": "{"}, ("c.json",)),
     "unknown baseline": ("--device orin --latency 20ms --baseline qwen2.5-0.6b", {}, ("did you mean",)),
     "other vocabulary": ("--device orin --latency 20ms --baseline qwen2.5-0.5b,smollm2-135m", {}, ("49152", "151936")),

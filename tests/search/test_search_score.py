@@ -122,7 +122,7 @@ def test_another_vocabulary_is_refused_before_the_search(monkeypatch: pytest.Mon
 def test_the_price_of_quantised_weights_is_added_once() -> None:
     p = problem()
     unpriced = replace(p, quantisation_priced=False)
-    arch = p.space.point(p.space.linear([0, 0, 0, 0, 1, 2, 3, 1]))[1]
+    arch = p.space.point(p.space.linear([0, 0, 0, 0, 0, 1, 2, 3, 1]))[1]
     sixteen, four, bare = (
         score(q, [(name, arch)], seed=1)[0] for q, name in ((p, "fp16"), (p, "w4a16"), (unpriced, "w4a16"))
     )

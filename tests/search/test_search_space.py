@@ -49,7 +49,7 @@ def test_one_value_is_a_list_of_one_and_plain_ffns_are_nemotron(tmp_path: Path) 
     space = load_space(
         write(tmp_path, 'ffn_gated = false\n[axes]\nexperts = "dense"\nn_layers = 12\nd_head = 64\n'), ["fp16"], 100
     )
-    arch = space.point(space.linear([0, 0, 0, 0, 0, 0, 0, 0]))[1]
+    arch = space.point(space.linear([0] * 9))[1]
     assert (arch.n_layers, arch.family, arch.ffn_gated) == (12, "nemotron", False)
 
 

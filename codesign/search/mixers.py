@@ -1,0 +1,190 @@
+"""Token mixers of a design space: what a value of the axis `mixer` means, as fields of an architecture.
+
+| value | mixers of the layers |
+|---|---|
+| full | attention |
+| window:W:P | a window of W tokens, each P-th layer without it (Gemma 3, arXiv 2503.19786: 5 of 6) |
+| mamba2:P | Mamba-2 (2 d wide, heads of 64, state 128), each P-th layer attention; P = 0: none |
+| gdn:P | gated delta net (values 2 d, keys d wide, heads of 128) and gated attention, as Qwen3-Next |
+| mlstm:P | mLSTM (heads of 128, keys of 64) and attention; P = 0 as xLSTM |
+| conv:P | gated short convolutions (3 taps) and attention, as LFM2 |
+| mla:R | latent attention with R numbers a token, heads of d_head + d_head / 2 rotated |
+| shared:P | keys and values of each P-th layer used by the P - 1 after it |
+| loop:T | the middle half of the layers run T times |
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from codesign.errors import SpecError
+
+__all__ = ["COST_ONLY", "FAMILIES", "Mixer", "family_axes", "parse_mixer", "with_mixer"]
+
+#: Kind to the names of its numbers, each with its smallest and largest value.
+_NUMBERS: dict[str, tuple[tuple[str, int, int], ...]] = {
+    "full": (),
+    "window": (("tokens", 1, 10**6), ("period", 2, 1000)),
+    "mamba2": (("period", 0, 1000),),
+    "gdn": (("period", 0, 1000),),
+    "mlstm": (("period", 0, 1000),),
+    "conv": (("period", 2, 1000),),
+    "mla": (("rank", 8, 10**5),),
+    "shared": (("period", 2, 1000),),
+    "loop": (("times", 2, 100),),
+}
+_DENSE = {"full": "qwen3", "window": "qwen3", "mamba2": "bamba", "gdn": "qwen3_5_text", "conv": "lfm2", "mla": "youtu"}
+_MIXTURE = {"full": "qwen3_moe", "mamba2": "granitemoehybrid", "gdn": "qwen3_next", "mla": "deepseek_v3"}
+#: What `--families` offers: values of the axes experts ("moe": those of the space) and mixer.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "dense": ("full",),
+    "moe": ("full",),
+    "window": ("window:512:6", "window:1024:6"),
+    "hybrid": ("mamba2:4", "mamba2:8", "gdn:4", "mlstm:4"),
+    "recurrent": ("mamba2:0", "mlstm:0"),
+    "conv": ("conv:3",),
+    "mla": ("mla:256", "mla:512"),
+    "shared": ("shared:2", "shared:4"),
+    "looped": ("loop:2", "loop:4"),
+}
+#: Families whose loss no data at hand tells: compared on cost alone.
+COST_ONLY = ("conv", "mla", "shared", "loop")
+
+
+@dataclass(frozen=True, slots=True)
+class Mixer:
+    """A value of the axis: its kind and its numbers."""
+
+    kind: str
+    numbers: tuple[int, ...]
+
+
+def parse_mixer(text: Any) -> Mixer:
+    """Read a value of the axis `mixer`.
+
+    Raises:
+        SpecError: an unknown kind, or numbers that are missing or out of range.
+
+    Example:
+        >>> parse_mixer("window:512:6")
+        Mixer(kind='window', numbers=(512, 6))
+    """
+    if not isinstance(text, str):
+        raise SpecError(f"axis 'mixer': {text!r} is not a text such as full or mamba2:4")
+    kind, *rest = text.split(":")
+    if kind not in _NUMBERS:
+        raise SpecError(f"axis 'mixer': '{text}' is not a known mixer; known: {', '.join(map(_form, _NUMBERS))}")
+    wanted = _NUMBERS[kind]
+    numbers = [int(part) for part in rest if part.isdigit()]
+    if len(rest) != len(wanted) or len(numbers) != len(rest):
+        raise SpecError(f"axis 'mixer': '{text}' is not of the form {_form(kind)} with whole numbers")
+    for (name, low, high), value in zip(wanted, numbers, strict=True):
+        if not low <= value <= high or (name == "period" and value == 1):
+            raise SpecError(f"axis 'mixer': {name} {value} of '{text}' must be from {low} to {high}, and no period 1")
+    return Mixer(kind, tuple(numbers))
+
+
+def _form(kind: str) -> str:
+    return ":".join([kind, *(name.upper() for name, _, _ in _NUMBERS[kind])])
+
+
+def with_mixer(fields: dict[str, Any], mixer: Mixer, first: Any) -> tuple[dict[str, Any], Any]:
+    """The fields of a full-attention design with another mixer, and where that is possible.
+
+    Args:
+        fields: of `ArchitectureBatch`, arrays of broadcasting shapes. first: where the design has the first value of the axes
+            that its mixer does not read (KV heads of latent attention, all heads of a stack without attention); elsewhere it
+            would be the same design again.
+    """
+    kind = mixer.kind
+    mixture = bool(np.any(fields["n_experts"]))
+    family = (_MIXTURE if mixture else _DENSE).get(kind, "codesign")
+    out, valid = {**fields, "family": family}, np.True_
+    layers, d = fields["n_layers"], fields["d_model"]
+    if kind == "window":
+        tokens, period = mixer.numbers
+        out |= {"window_tokens": tokens, "n_window_layers": layers - layers // period}
+        valid = layers >= period
+    elif kind in ("mamba2", "gdn", "mlstm", "conv"):
+        found, valid = _recurrent(out, kind, mixer.numbers[0], first)
+        out |= found
+        if mixture and family != "codesign":  # their models have a shared expert in each layer, as wide as a routed one
+            active = fields["n_active_experts"]
+            width = np.maximum(np.round(fields["d_ff_expert"] * active / ((active + 1) * 64)), 1.0) * 64
+            out |= {
+                "d_ff_expert": width,
+                "n_shared_experts": 1,
+                "d_ff_shared": width,
+                "shared_expert_gate": kind == "gdn",
+            }
+    elif kind == "mla":
+        size, heads = fields["d_head"], fields["n_heads"]
+        out |= {"kv_rank": mixer.numbers[0], "d_rope": size / 2, "d_value": size, "d_head": size * 1.5, "n_kv_heads": heads,
+                "qk_norm": "none"}  # fmt: skip
+        valid = first["n_kv_heads"] & (d > mixer.numbers[0])
+    elif kind == "shared":
+        own = -(-layers // mixer.numbers[0])
+        out |= {"n_kv_shared_layers": layers - own}
+    elif kind == "loop":
+        out |= {"n_loops": mixer.numbers[0], "n_looped_layers": np.maximum(layers // 2, 1)}
+    return out, valid
+
+
+def _recurrent(fields: dict[str, Any], kind: str, period: int, first: Any) -> tuple[dict[str, Any], Any]:
+    layers, d = fields["n_layers"], fields["d_model"]
+    attending = layers // period if period else layers * 0
+    out: dict[str, Any] = {"recurrence": kind, "n_recurrent_layers": layers - attending}
+    valid = layers >= period
+    if kind == "mamba2":
+        out |= {"n_state_heads": d / 32, "d_state_value": 64, "d_state_key": 128, "n_state_groups": 1, "d_conv": 4, "state_norm": True,
+                "qk_norm": "none"}  # fmt: skip
+        valid = valid & (np.mod(d, 32) == 0)
+    elif kind == "gdn":
+        out |= {"n_state_heads": d / 64, "d_state_value": 128, "d_state_key": 128, "n_state_groups": d / 128, "d_conv": 4,
+                "attention_gate": bool(period)}  # fmt: skip
+        valid = valid & (np.mod(d, 128) == 0)
+    elif kind == "mlstm":
+        out |= {"n_state_heads": d / 128, "d_state_value": 128, "d_state_key": 64}
+        valid = valid & (np.mod(d, 128) == 0)
+        if not period and not np.any(fields["n_experts"]):
+            out["family"] = "xlstm"
+    else:
+        out |= {"n_state_heads": d, "d_state_value": 1, "d_conv": 3}
+    if not period:
+        out |= {"n_heads": 1, "n_kv_heads": 1, "d_head": 1, "qk_norm": "none", "attention_gate": False}
+        valid = valid & first["n_kv_heads"] & first["d_head"]
+    return out, valid
+
+
+def family_axes(
+    names: Sequence[str], experts: Sequence[tuple[int, int]]
+) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
+    """Values of the axes experts and mixer for the families asked for; the space is their product (mixtures of hybrids, too).
+
+    Args:
+        names: of `FAMILIES`. experts: what the space offers to "moe".
+
+    Raises:
+        SpecError: an unknown family, or experts asked of a space that has none.
+
+    Example:
+        >>> family_axes(["dense", "recurrent"], [])
+        (((0, 0),), ('full', 'mamba2:0', 'mlstm:0'))
+    """
+    for name in names:
+        if name not in FAMILIES:
+            close = difflib.get_close_matches(name, FAMILIES, n=1)
+            meant = f"did you mean '{close[0]}'? " if close else ""
+            raise SpecError(f"unknown family '{name}'; {meant}known: {', '.join(FAMILIES)}")
+    pairs: list[tuple[int, int]] = [(0, 0)] if set(names) - {"moe"} else []
+    if "moe" in names:
+        many = [pair for pair in experts if pair[0]]
+        if not many:
+            raise SpecError("family 'moe': this space has no experts; take --space default or give it an axis experts")
+        pairs += many
+    return tuple(pairs), tuple(dict.fromkeys(m for name in names for m in FAMILIES[name]))
