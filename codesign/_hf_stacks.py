@@ -385,9 +385,17 @@ def _lfm2(read: Reader, name: str) -> Architecture:
     return _build(fields, interleaved(mixers, "F" * layers))
 
 
+def _own(read: Reader, name: str) -> Architecture:
+    """Designs that no family of transformers expresses: all fields of the architecture."""
+    fields = read.config.get("architecture")
+    if not isinstance(fields, dict):
+        raise SpecError(f"{read.where}: model_type codesign needs the object 'architecture' that codesign writes")
+    return replace(Architecture.from_dict(fields), family=name)
+
+
 #: Reader by `model_type`.
 STACKS: dict[str, Callable[[Reader, str], Architecture]] = {
-    "bamba": _bamba, "deepseek_v2": _deepseek, "deepseek_v3": _deepseek, "falcon_mamba": _mamba, "gpt_oss": _gpt_oss,
+    "bamba": _bamba, "codesign": _own, "deepseek_v2": _deepseek, "deepseek_v3": _deepseek, "falcon_mamba": _mamba, "gpt_oss": _gpt_oss,
     "granitemoe": _mixture, "granitemoehybrid": _granite_hybrid, "jamba": _jamba, "lfm2": _lfm2, "mamba": _mamba,
     "mamba2": _mamba, "minicpm3": _latent_dense, "nemotron_h": _nemotron_h, "olmoe": _mixture, "qwen3_5_moe_text": _delta,
     "qwen3_5_text": _delta, "qwen3_next": _delta, "xlstm": _xlstm, "youtu": _latent_dense, "zamba2": _zamba2,

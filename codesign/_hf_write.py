@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 from codesign._hf_families import FAMILIES, Family
-from codesign.architecture import Architecture
+from codesign._hf_stack_write import STACK_WRITERS, stack_config
+from codesign._hf_stacks import STACKS
+from codesign.architecture import OPTIONAL, Architecture
 from codesign.errors import SpecError
 
 __all__ = ["config_dict"]
@@ -37,14 +39,17 @@ def config_dict(arch: Architecture, *, max_position_embeddings: int, dtype: str 
         >>> config_dict(tiny, max_position_embeddings=2048)["architectures"]
         ['LlamaForCausalLM']
     """
-    family = FAMILIES.get(arch.family)
-    if family is None:
-        raise SpecError(f"family '{arch.family}' has no config.json; families: {', '.join(sorted(FAMILIES))}")
     if dtype not in ("float16", "bfloat16", "float32"):
         raise SpecError(f"dtype '{dtype}' is not one of float16, bfloat16, float32")
     positions = max_position_embeddings
     if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
         raise SpecError(f"max_position_embeddings must be a whole number of at least 1, not {positions!r}")
+    family = FAMILIES.get(arch.family)
+    if family is None:
+        if arch.family in STACK_WRITERS or arch.family in STACKS:
+            return stack_config(arch, positions, dtype)
+        known = sorted({*FAMILIES, *STACK_WRITERS})
+        raise SpecError(f"family '{arch.family}' has no config.json; families: {', '.join(known)}")
     _check(arch, family)
     config: dict[str, Any] = {
         "architectures": [family.model_class],
@@ -82,6 +87,10 @@ def config_dict(arch: Architecture, *, max_position_embeddings: int, dtype: str 
 def _check(arch: Architecture, family: Family) -> None:
     """Refuse what the family's model does not have."""
     name = arch.family
+
+    for field, default in OPTIONAL.items():
+        if getattr(arch, field) != default:
+            raise SpecError(f"family '{name}' cannot express {field} {getattr(arch, field)!r}; family 'codesign' can")
 
     def need(good: bool, field: str, allowed: str) -> None:
         if not good:

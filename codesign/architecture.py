@@ -16,7 +16,7 @@ from codesign._architecture_checks import RECURRENT_FIELDS, check_mixers
 from codesign._shape import ArchitectureLike, Shape
 from codesign.errors import SpecError
 
-__all__ = ["Architecture", "ArchitectureBatch", "ArchitectureLike", "batch_key", "mixer_kind"]
+__all__ = ["OPTIONAL", "Architecture", "ArchitectureBatch", "ArchitectureLike", "batch_key", "mixer_kind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,7 @@ class Architecture(Shape):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values; those of other mixers and stacks only where they say something."""
-        return {k: v for k, v in asdict(self).items() if k not in _OPTIONAL or v != _OPTIONAL[k]}
+        return {k: v for k, v in asdict(self).items() if k not in OPTIONAL or v != OPTIONAL[k]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Architecture:
@@ -252,7 +252,7 @@ def _check_int(name: str, value: object, low: int) -> None:
 
 _names = [field.name for field in fields(Architecture)]
 #: Fields of other mixers and stacks, with their defaults.
-_OPTIONAL: dict[str, Any] = {
+OPTIONAL: dict[str, Any] = {
     field.name: field.default for field in fields(Architecture)[_names.index("attention_gate") : _names.index("family")]
 }
 
@@ -359,5 +359,5 @@ class ArchitectureBatch(Shape):
                 value = bool(value) if field.name in _FLAGS else int(value)
             values[field.name] = value
         if not values["n_recurrent_layers"]:
-            values |= {name: _OPTIONAL[name] for name in RECURRENT_FIELDS}
+            values |= {name: OPTIONAL[name] for name in RECURRENT_FIELDS}
         return Architecture(**values)

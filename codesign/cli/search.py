@@ -49,6 +49,12 @@ def search(
     space: Annotated[
         str, typer.Option(help="default, dense (no experts), paper, or a TOML file with an [axes] table.")
     ] = "default",
+    families: Annotated[
+        str | None,
+        typer.Option(
+            help="Families to search, such as dense,moe,hybrid: dense, moe, window, hybrid, recurrent, conv, mla, shared, looped. Default: those of the space."
+        ),
+    ] = None,
     loss_law: Annotated[
         str,
         typer.Option(help="gemstones, openlm-grid, llama-2k, deepmind-moe, steplaw, paper, or a file of codesign fit."),
@@ -173,6 +179,7 @@ def search(
     from codesign.roofline.calibration import load_calibration
     from codesign.search import build_problem, load_space
     from codesign.search import search as run_search
+    from codesign.search.mixers import family_axes
     from codesign.workload import parse_precision
 
     budget = Budget(
@@ -204,6 +211,9 @@ def search(
     vocab_size = vocab or next((arch.vocab_size for arch in models.values()), known)
     trained = units.parse_count(tokens, "--tokens") if tokens else getattr(law, "training_tokens", None) or 10e9
     designs = load_space(space, precisions, vocab_size)
+    if families is not None:
+        experts, mixers = family_axes(parse_list([families]), designs.axes["experts"])
+        designs = designs.with_axis("experts", experts).with_axis("mixer", mixers)
     fits = load_calibration(Path(calibration) if calibration else None)
     first = parse_precision(str(designs.axes["precision"][0]))
     engine_name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, first)

@@ -27,7 +27,7 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
     columns = _columns(frontier, screen.width)
     table = Table(title=_title(frontier), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading, _ in columns:  # the marks give way, so that no number is ever cut
-        side: Any = "left" if heading in ("FFN", "marks", "bits") else "right"
+        side: Any = "left" if heading in ("FFN", "marks", "bits", "mixers") else "right"
         table.add_column(heading, justify=side, no_wrap=heading != "marks", overflow="fold")
     for c in shown:
         table.add_row(*(show(c) for _, show in columns))
@@ -51,6 +51,7 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
 def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candidate], str]]]:
     """Headings and cells; a narrow terminal gets fewer columns (the files have them all)."""
     from codesign.cli.common import perplexity
+    from codesign.report.words import mixer_text
     from codesign.units import format_bytes, format_count, format_energy, format_seconds
 
     def ffn(c: Candidate) -> str:
@@ -64,12 +65,14 @@ def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candid
     def joules(c: Candidate) -> str:
         return format_energy(c.values["energy_J"], 2).replace(" ", "") if "energy_J" in c.values else "-"
 
+    mixed = any(mixer_text(c.architecture) for c in frontier.candidates)
     columns: list[tuple[int, str, Callable[[Candidate], str]]] = [
         (0, "#", lambda c: c.name.removeprefix("design-")),
         (0, "L", lambda c: str(c.architecture.n_layers)),
         (0, "width", lambda c: str(c.architecture.d_model)),
         (0, "heads", lambda c: f"{c.architecture.n_heads}/{c.architecture.n_kv_heads}"),
         (0, "FFN", ffn),
+        *([(0, "mixers", lambda c: mixer_text(c.architecture))] if mixed else []),
         (92, "params (act.)", size),
         (0, "ms/tok", lambda c: f"{1e3 * c.values['latency_s']:.1f}"),
         (98, "TTFT", lambda c: format_seconds(c.values["ttft_s"], 2).replace(" ", "")),

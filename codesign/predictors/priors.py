@@ -130,9 +130,9 @@ def _mixer_prior() -> dict[str, Any]:
 
 def mixer_term(arch: Any, n: Any) -> Term:
     """Gap of recurrent layers to attention at equal N and D: their share of the layers times ``a + b n``, times what is left of it
-    at the context of the laws' data.
+    at the context of the laws' data. For recurrences that no run at hand has the mean is 0: taken as attention's.
 
-    Its spread is the whole gap at 16k tokens, twice that for recurrences that no run at hand has.
+    Its spread is the whole gap at 16k tokens.
 
     Args:
         n: ln(active parameters / 1e8), clipped to the sizes of the data.
@@ -143,7 +143,7 @@ def mixer_term(arch: Any, n: Any) -> Term:
     gap = share * (prior["a"] + prior["b"] * np.clip(n, low, high))
     left = prior["context_factor"] ** np.log2(16384 / prior["context_tokens"])
     known = arch.recurrence in prior["measured"]
-    return Term(left * gap, (1.0 if known else 2.0) * gap)
+    return Term((left if known else 0.0) * gap, gap)
 
 
 def unpriced(arch: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from codesign.operators import Phase
 from codesign.report.packed import pack
 from codesign.report.review import Review
 from codesign.report.section import column, significant
+from codesign.report.words import family_text, mixer_text
 from codesign.roofline.cost import OperatorCost
 from codesign.search import Candidate
 from codesign.workload import PRECISIONS
@@ -24,7 +25,7 @@ __all__ = ["designs_data"]
 
 _ARCH = (
     "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "n_experts", "n_active_experts", "d_ff_expert",
-    "n_shared_experts", "d_ff_shared", "vocab_size", "window_tokens", "tied_embeddings",
+    "n_shared_experts", "d_ff_shared", "vocab_size", "window_tokens", "tied_embeddings", "n_window_layers", "n_recurrent_layers",
 )  # fmt: skip
 _UNSHOWN = {"params_active_nonembedding", "request_energy_J"}
 _MANY = 1000  # above this figures have 16 bits in place of seven digits
@@ -43,7 +44,9 @@ def designs_data(review: Review) -> dict[str, Any]:
         "n_designs": len(designs),
         "name": column([c.name for c in everything]),
         "precision": column([c.precision for c in everything]),
-        "arch": {name: column([int(getattr(c.architecture, name)) for c in everything]) for name in _ARCH},
+        "arch": {name: column([int(getattr(c.architecture, name)) for c in everything]) for name in _ARCH}
+        | {"mixer": column([mixer_text(c.architecture) for c in everything]),
+           "family": column([family_text(c.architecture) for c in everything])},
         "loss": column([significant(c.loss, 5) for c in everything]),
         "loss_low": column([significant(c.intervals["loss"][0], 5) for c in everything]),
         "loss_high": column([significant(c.intervals["loss"][1], 5) for c in everything]),

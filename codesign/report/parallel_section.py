@@ -31,6 +31,7 @@ _AXES: tuple[tuple[str, str, Callable[[Candidate], Any]], ...] = (
     ("n_heads", "heads", lambda c: c.architecture.n_heads),
     ("n_kv_heads", "KV heads", lambda c: c.architecture.n_kv_heads),
     ("d_head", "head size", lambda c: c.architecture.d_head),
+    ("n_recurrent_layers", "recurrent", lambda c: c.architecture.n_recurrent_layers),
     ("n_experts", "experts", lambda c: c.architecture.n_experts),
     ("params_active", "active", lambda c: c.values["params_active"]),
     ("memory_B", "memory", lambda c: c.values["memory_B"]),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from codesign.architecture import Architecture
 from codesign.budget import metric_of_bound
 from codesign.search import Candidate, Problem
+from codesign.search.mixers import mixer_of
 from codesign.search.problem import metric, metric_log_sd
 from codesign.search.space import AXES, DesignSpace
 from codesign.workload import PRECISIONS
@@ -64,7 +65,7 @@ class Slice:
 
 def own_values(space: DesignSpace, precision: str, arch: Architecture) -> dict[str, Any]:
     """The axis values that a design came from; for an FFN width that no ratio of the space gives, the exact ratio."""
-    active = arch.n_active_experts if arch.n_experts else 1
+    active = arch.n_active_experts + arch.n_shared_experts if arch.n_experts else 1
     width = arch.d_ff_expert if arch.n_experts else arch.d_ff
     exact = active * width / arch.d_model
     unit = active * space.ff_multiple
@@ -72,12 +73,16 @@ def own_values(space: DesignSpace, precision: str, arch: Architecture) -> dict[s
         r for r in space.axes["ffn_ratio"] if max(round(r * arch.d_model / unit), 1) * space.ff_multiple == width
     ]
     ratio = min(fitting, key=lambda r: abs(r - exact)) if fitting else exact
-    kv = arch.n_kv_heads
+    mixer = mixer_of(arch, space.axes["mixer"])
+    kv, head = arch.n_kv_heads, arch.d_value or arch.d_head
+    if arch.kv_rank or not arch.n_attention_layers:  # their mixers do not read these axes
+        kv = space.axes["n_kv_heads"][0]
+        head = head if arch.kv_rank else space.axes["d_head"][0]
     if kv not in space.axes["n_kv_heads"] and kv == arch.n_heads and 0 in space.axes["n_kv_heads"]:
         kv = 0
     return {
         "precision": precision, "vocab_size": arch.vocab_size, "experts": (arch.n_experts, arch.n_active_experts),
-        "d_head": arch.d_head, "n_kv_heads": kv, "n_layers": arch.n_layers, "d_model": arch.d_model, "ffn_ratio": ratio,
+        "mixer": mixer, "d_head": head, "n_kv_heads": kv, "n_layers": arch.n_layers, "d_model": arch.d_model, "ffn_ratio": ratio,
     }  # fmt: skip
 
 
@@ -238,13 +243,16 @@ def within(
     """Whether models of widths d and depths l (fractional ones too), else as the candidate, meet every limit: (n,)."""
     own = own_values(problem.space, candidate.precision, candidate.architecture)
     space = replace(problem.space, axes={axis: (value,) for axis, value in own.items()})
-    block = next(space.blocks())
     arch = candidate.architecture
-    width = own["ffn_ratio"] * d / max(arch.n_active_experts, 1)
-    batch = replace(
-        block.arch, n_layers=l, d_model=d, n_heads=d / arch.d_head, n_kv_heads=own["n_kv_heads"] or d / arch.d_head,
-        **{"d_ff_expert" if arch.n_experts else "d_ff": width},
-    )  # fmt: skip
+    if own["mixer"] == "full":
+        block = next(space.blocks())
+        width = own["ffn_ratio"] * d / max(arch.n_active_experts, 1)
+        batch = replace(
+            block.arch, n_layers=l, d_model=d, n_heads=d / arch.d_head, n_kv_heads=own["n_kv_heads"] or d / arch.d_head,
+            **{"d_ff_expert" if arch.n_experts else "d_ff": width},
+        )  # fmt: skip
+    else:  # sizes of the mixer follow the width
+        batch, _ = space.build(own, l, d, np.asarray(own["ffn_ratio"]))
     estimate = problem.models[candidate.precision].estimate(batch, problem.workload, PRECISIONS[candidate.precision])
     fits: Any = True
     for kind, key in METRICS.items():

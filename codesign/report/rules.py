@@ -22,6 +22,7 @@ from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 from codesign.report.review import Review
 from codesign.report.words import METRICS, show_metric
 from codesign.search import Candidate, Problem
+from codesign.search.mixers import mixer_of
 from codesign.search.space import AXES
 
 __all__ = [
@@ -42,9 +43,9 @@ Array = NDArray[np.float64]
 #: Axes of the space in the order of the page.
 AXIS_TITLES = {
     "n_layers": "depth (layers)", "d_model": "width (d_model)", "ffn_ratio": "activated FFN ratio", "n_kv_heads": "KV heads",
-    "d_head": "head size", "experts": "experts", "precision": "precision",
+    "d_head": "head size", "experts": "experts", "precision": "precision", "mixer": "token mixer",
 }  # fmt: skip
-_CHOICES = ("experts", "precision")
+_CHOICES = ("experts", "precision", "mixer")
 FLAT = 0.005  # nats: half a per cent of perplexity
 MOVES = 0.5  # |Spearman| from which an axis is said to move
 SWEEP = 5_000_000
@@ -166,13 +167,14 @@ def rules_of(review: Review, *, sweep: int = SWEEP) -> list[Rule]:
     cost = [c.values[review.cost_key] for c in candidates]
     held = held_losses(review.problem, sweep)
     seed = int(review.frontier.provenance["seed"])
-    return [_rule(axis, candidates, cost, review, held[axis], seed) for axis in AXIS_TITLES]
+    shown = [axis for axis in AXIS_TITLES if axis != "mixer" or len(review.problem.space.axes["mixer"]) > 1]
+    return [_rule(axis, candidates, cost, review, held[axis], seed) for axis in shown]
 
 
 def _rule(
     axis: str, candidates: Sequence[Candidate], cost: Sequence[float], review: Review, held: Mapping[Any, float], seed: int
 ) -> Rule:  # fmt: skip
-    values = tuple(_value(axis, c) for c in candidates)
+    values = tuple(_value(axis, c, review.problem.space.axes["mixer"]) for c in candidates)
     offered = tuple(_shown(axis, v) for v in review.problem.space.axes[axis])
     named = axis in _CHOICES
     rank = math.nan if named else spearman(cost, values)
@@ -184,8 +186,10 @@ def _rule(
     return replace(rule, text=_text(rule, cost, review.cost_key))
 
 
-def _value(axis: str, c: Candidate) -> Any:
+def _value(axis: str, c: Candidate, mixers: Sequence[str]) -> Any:
     a = c.architecture
+    if axis == "mixer":
+        return mixer_of(a, mixers)
     if axis == "ffn_ratio":
         return (a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model
     if axis == "experts":

@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+from codesign.architecture import OPTIONAL
 from codesign.errors import SpecError
 from codesign.hf_config import config_dict
 from codesign.report.plot import plot_frontier
@@ -23,10 +24,16 @@ _FIELDS = (
 
 
 def frontier_csv(frontier: Frontier) -> str:
-    """One row a design: shape, precision, loss, every metric in SI units with its 90 % interval, probabilities, marks."""
+    """One row a design: shape, precision, loss, every metric in SI units with its 90 % interval, probabilities, marks.
+
+    Fields of windows, shared experts and other mixers have a column where a design of the run uses them.
+    """
+    archs = [c.architecture for c in frontier.candidates]
+    more = {"n_shared_experts": 0, "d_ff_shared": 0, "window_tokens": 0, "n_window_layers": 0, **OPTIONAL}
+    names = [*_FIELDS, *(name for name, usual in more.items() if any(getattr(a, name) != usual for a in archs))]
     metrics = sorted({key for c in frontier.candidates for key in c.values})
     spans = sorted({key for c in frontier.candidates for key in c.intervals})
-    header = ["name", "precision", *_FIELDS, "loss", "loss_std", *metrics]
+    header = ["name", "precision", *names, "loss", "loss_std", *metrics]
     header += [f"{key}_{side}90" for key in spans for side in ("low", "high")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -35,7 +42,7 @@ def frontier_csv(frontier: Frontier) -> str:
         row: list[object] = [
             c.name,
             c.precision,
-            *(getattr(c.architecture, name) for name in _FIELDS),
+            *(getattr(c.architecture, name) for name in names),
             c.loss,
             c.loss_std,
         ]

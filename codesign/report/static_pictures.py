@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.errors import SpecError
 from codesign.report.review import Review
-from codesign.report.words import METRICS, show_metric
+from codesign.report.words import METRICS, family_text, show_metric
 from codesign.search import Candidate
 from codesign.workload import PRECISIONS
 
@@ -32,6 +32,8 @@ __all__ = [
 BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, GREY, INK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6e7781", "#1b1f24",
 )  # fmt: skip
+_FAMILY_COLOURS = (BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, GREY)
+_FAMILY_MARKERS = ("o", "D", "s", "^", "P", "X", "v")
 _SCALES = {"latency_s": (1e3, "ms"), "ttft_s": (1e3, "ms"), "e2e_s": (1.0, "s"), "memory_B": (1e-9, "GB"), "energy_J": (1e3, "mJ"),
            "params": (1e-6, "M"), "params_active": (1e-6, "M")}  # fmt: skip
 
@@ -113,11 +115,10 @@ def draw_frontier(review: Review) -> Figure:
     if len(review.problem.objectives) == 2:
         axes.fill_between(x, low, high, color=BLUE, alpha=0.12, lw=0, label="90 % interval of the loss")
         axes.plot(x, [c.loss for c in designs], lw=1, color=BLUE, alpha=0.6, drawstyle="steps-post")
-    for is_mixture, colour, marker, name in (
-        (False, BLUE, "o", "dense"),
-        (True, VERMILLION, "D", "mixture of experts"),
-    ):
-        group = [c for c in designs if bool(c.architecture.n_experts) is is_mixture]
+    families = dict.fromkeys(("dense", "mixture of experts")) | {family_text(c.architecture): None for c in designs}
+    for k, name in enumerate(families):  # these two always look the same
+        colour, marker = _FAMILY_COLOURS[k % len(_FAMILY_COLOURS)], _FAMILY_MARKERS[k % len(_FAMILY_MARKERS)]
+        group = [c for c in designs if family_text(c.architecture) == name]
         if group:
             gx, gy = [scale * c.values[key] for c in group], [c.loss for c in group]
             if key in group[0].intervals and len(group) <= 400:

@@ -10,7 +10,17 @@ from codesign.architecture import Architecture
 from codesign.search import Frontier
 from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
 
-__all__ = ["FILTERS", "MARKS", "METRICS", "arch_text", "mark_text", "show_metric", "space_edges"]
+__all__ = [
+    "FILTERS",
+    "MARKS",
+    "METRICS",
+    "arch_text",
+    "family_text",
+    "mark_text",
+    "mixer_text",
+    "show_metric",
+    "space_edges",
+]
 
 
 def _seconds(value: float) -> str:
@@ -34,6 +44,8 @@ METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "workspace_B": ("activations", format_bytes),
 }
 
+_RECURRENCES = {"mamba1": "Mamba", "mamba2": "Mamba-2", "gdn": "gated delta", "mlstm": "mLSTM", "conv": "convolution"}
+
 #: Mark to a letter for tables, a short name and what it means for the reader.
 MARKS: dict[str, tuple[str, str]] = {
     "prior:kv": ("K", "KV width differs from the law's data: a published term is added"),
@@ -44,7 +56,7 @@ MARKS: dict[str, tuple[str, str]] = {
     "prior:quantisation": ("Q", "price of quantised weights: a published law"),
     "prior:mixer": (
         "R",
-        "recurrent layers: the gap of mLSTM to attention at equal size and tokens, from another data set",
+        "recurrent layers: mLSTM's gap to attention at equal size and tokens, from another data set; others taken as attention's, within that",
     ),
     "prior:window": ("W", "windows: no term; a report finds minimal change with 5 of 6 layers local"),
     "unpriced:latent": ("$L", "latent attention: no data at hand tells its loss, shown as that of full attention"),
@@ -110,6 +122,47 @@ def show_metric(key: str, value: float) -> str:
     return METRICS[key][1](value) if key in METRICS else f"{value:.4g}"
 
 
+def mixer_text(arch: Architecture) -> str:
+    """What mixes tokens, where it is not full attention in every layer; "" there.
+
+    Example:
+        >>> from codesign.hf_config import read_config
+        >>> mixer_text(read_config("gemma-3-1b")), mixer_text(read_config("qwen3-0.6b"))
+        ('22 of 26 windows of 512', '')
+    """
+    layers = arch.n_layers
+    if arch.recurrence != "none":
+        return f"{arch.n_recurrent_layers} of {layers} {_RECURRENCES[arch.recurrence]}"
+    if arch.kv_rank:
+        return f"latent {arch.kv_rank}"
+    if arch.n_kv_shared_layers:
+        return f"KV of {layers - arch.n_kv_shared_layers} in {layers}"
+    if arch.n_looped_layers:
+        return f"{arch.n_looped_layers} of {layers} run {arch.n_loops} times"
+    return f"{arch.n_window_layers} of {layers} windows of {arch.window_tokens}" if arch.n_window_layers else ""
+
+
+def family_text(arch: Architecture) -> str:
+    """Dense or mixture, and what mixes tokens beside attention.
+
+    Example:
+        >>> from codesign.hf_config import read_config
+        >>> family_text(read_config("gemma-3-1b")), family_text(read_config("qwen3-30b-a3b"))
+        ('dense, windows', 'mixture of experts')
+    """
+    kind = "mixture of experts" if arch.n_experts else "dense"
+    if arch.recurrence != "none":
+        alone = arch.n_recurrent_layers == arch.n_layers
+        return f"{kind}, {_RECURRENCES[arch.recurrence]} {'alone' if alone else 'hybrid'}"
+    for name, has in (
+        ("latent attention", arch.kv_rank), ("shared KV", arch.n_kv_shared_layers), ("looped", arch.n_looped_layers),
+        ("windows", arch.n_window_layers),
+    ):  # fmt: skip
+        if has:
+            return f"{kind}, {name}"
+    return kind
+
+
 def arch_text(arch: Architecture) -> str:
     """A shape in one line.
 
@@ -121,9 +174,9 @@ def arch_text(arch: Architecture) -> str:
     ffn = f"FFN {arch.d_ff}"
     if arch.n_experts:
         ffn = f"{arch.n_experts} experts of {arch.d_ff_expert}, {arch.n_active_experts} active"
-    return (
-        f"{arch.n_layers} layers × {arch.d_model}, {arch.n_heads} heads ({arch.n_kv_heads} KV) of {arch.d_head}, {ffn}"
-    )
+    mixer = mixer_text(arch)
+    heads = f"{arch.n_heads} heads ({arch.n_kv_heads} KV) of {arch.d_head}" if arch.n_attention_layers else ""
+    return ", ".join(part for part in (f"{arch.n_layers} layers × {arch.d_model}", heads, mixer, ffn) if part)
 
 
 def _pct(value: float) -> str:

@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from codesign._mixers import RECURRENCES
+from codesign.architecture import Architecture
 from codesign.errors import SpecError
 
-__all__ = ["COST_ONLY", "FAMILIES", "Mixer", "family_axes", "parse_mixer", "with_mixer"]
+__all__ = ["COST_ONLY", "FAMILIES", "Mixer", "family_axes", "mixer_of", "parse_mixer", "with_mixer"]
 
 #: Kind to the names of its numbers, each with its smallest and largest value.
 _NUMBERS: dict[str, tuple[tuple[str, int, int], ...]] = {
@@ -159,6 +161,25 @@ def _recurrent(fields: dict[str, Any], kind: str, period: int, first: Any) -> tu
         out |= {"n_heads": 1, "n_kv_heads": 1, "d_head": 1, "qk_norm": "none", "attention_gate": False}
         valid = valid & first["n_kv_heads"] & first["d_head"]
     return out, valid
+
+
+def mixer_of(arch: Architecture, offered: Sequence[str]) -> str:
+    """The value of the axis that a design came from; "full" where none of those offered gives it."""
+    layers = arch.n_layers
+    for text in offered:
+        mixer = parse_mixer(text)
+        n, kind = mixer.numbers, mixer.kind
+        if kind in RECURRENCES:
+            same = arch.recurrence == kind and arch.n_recurrent_layers == layers - (layers // n[0] if n[0] else 0)
+        elif kind == "window":
+            same = (arch.window_tokens, arch.n_window_layers) == (n[0], layers - layers // n[1])
+        elif kind == "shared":
+            same = arch.n_kv_shared_layers == layers - -(-layers // n[0]) > 0
+        else:
+            same = kind != "full" and {"mla": arch.kv_rank, "loop": arch.n_loops}[kind] == n[0]
+        if same:
+            return text
+    return "full"
 
 
 def family_axes(

@@ -131,7 +131,7 @@ class DesignSpace:
             low = number % parts * step
             part = layers[low : low + step]
             mesh = np.ix_(*(np.asarray(values, dtype=np.float64) for values in (part, widths, ratios)))
-            arch, valid = self._build(fixed, *mesh)
+            arch, valid = self.build(fixed, *mesh)
             shape = (len(part), len(widths), len(ratios))
             start = (number // parts * len(layers) + low) * per_layer
             yield Block(
@@ -143,7 +143,7 @@ class DesignSpace:
                 start=start,
             )
 
-    def _build(self, fixed: Mapping[str, Any], l: Any, d: Any, r: Any) -> tuple[ArchitectureBatch, Any]:
+    def build(self, fixed: Mapping[str, Any], l: Any, d: Any, r: Any) -> tuple[ArchitectureBatch, Any]:
         """Architectures at given values (scalars or arrays) and which of them are possible."""
         experts, active = fixed["experts"]
         mixer = parse_mixer(fixed["mixer"])
@@ -188,7 +188,7 @@ class DesignSpace:
             SpecError: the point is not a possible architecture (heads that the width or the KV heads do not divide).
         """
         values = {axis: self.axes[axis][i] for axis, i in zip(AXES, self.indices(linear), strict=True)}
-        arch, valid = self._build(
+        arch, valid = self.build(
             values, float(values["n_layers"]), float(values["d_model"]), float(values["ffn_ratio"])
         )
         if not bool(np.all(valid)):
@@ -214,7 +214,7 @@ class DesignSpace:
                 column = np.asarray(self.axes[axis], dtype=np.float64)
                 values[axis] = column[chosen[:, AXES.index(axis)]]
             values |= {"experts": self.axes["experts"][int(e)], "mixer": self.axes["mixer"][int(m)]}
-            arch, valid = self._build(values, values["n_layers"], values["d_model"], values["ffn_ratio"])
+            arch, valid = self.build(values, values["n_layers"], values["d_model"], values["ffn_ratio"])
             yield self.axes["precision"][int(p)], rows, arch, valid
 
     def coarser(self, limit: float) -> DesignSpace:

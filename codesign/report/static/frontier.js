@@ -5,7 +5,8 @@ codesign.sections.frontier = (root, data, page) => {
   const q = (id) => document.getElementById(`frontier-${id}`);
   const state = { x: data.axes[0], y: "loss", intervals: true, known: true, measured: data.measured.length > 0, log: false };
   const many = designs.length > 1500;
-  const flexible = (d) => (d.arch.n_experts ? "mixture of experts" : "dense");
+  const mixed = designs.some((d) => d.arch.mixer);
+  const flexible = (d) => d.arch.family;
   const several = page.facts.precisions.length > 1;
   const groupOf = (d) => (several ? `${d.precision}, ${flexible(d)}` : flexible(d));
   const groups = [...new Set(designs.map(groupOf))].sort();
@@ -210,6 +211,7 @@ codesign.sections.frontier = (root, data, page) => {
     ...(several ? [{ title: "precision", left: true, text: (d) => d.precision }] : []),
     { title: "layers", value: (d) => d.arch.n_layers, text: (d) => d.arch.n_layers }, { title: "width", value: (d) => d.arch.d_model, text: (d) => d.arch.d_model },
     { title: "heads/KV", value: (d) => d.arch.n_heads, text: (d) => `${d.arch.n_heads}/${d.arch.n_kv_heads}` }, { title: "FFN", left: true, value: (d) => d.arch.d_ff || d.arch.d_ff_expert, text: ffn },
+    ...(mixed ? [{ title: "mixers", left: true, text: (d) => d.arch.mixer || "attention" }] : []),
     metricColumn("params", "parameters"), metricColumn("params_active", "active"), metricColumn("latency_s", "a token"), metricColumn("ttft_s", "first token"), metricColumn("memory_B", "memory"),
     ...(designs.some((d) => "energy_J" in d.values) ? [metricColumn("energy_J", "energy")] : []),
     { title: "loss", value: (d) => d.loss, text: (d) => `${d.loss.toFixed(3)} ± ${((d.high.loss - d.low.loss) / 2).toFixed(3)}` }, metricColumn("perplexity", "perplexity"),
