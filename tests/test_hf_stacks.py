@@ -12,7 +12,7 @@ from codesign._hf_stacks import STACKS
 from codesign._layout import sublayers
 from codesign.architecture import Architecture, ArchitectureBatch
 from codesign.errors import SpecError
-from codesign.hf_config import architecture_from_config
+from codesign.hf_config import architecture_from_config, known_config, known_models, read_config
 
 _PLAIN = {
     "hidden_size": 64,
@@ -129,7 +129,42 @@ def test_parameters_equal_those_of_transformers(name: str) -> None:
 
 
 def test_every_family_is_covered() -> None:
-    assert {config["model_type"] for config in SMALL.values()} == set(STACKS)
+    assert {config["model_type"] for config in SMALL.values()} == set(STACKS) - {"codesign"}
+
+
+PUBLIC = [name for name in known_models() if read_config(name).family in STACKS]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_models_have_the_parameters_that_transformers_counts(name: str) -> None:
+    """And, for those that say it, what their publication says: 8.1B (Nemotron-H), 671B (DeepSeek-V3), 20.9B (gpt-oss), ..."""
+    config = {k: v for k, v in known_config(name).items() if not k.startswith("_")}
+    if config["model_type"] == "kimi_k2":
+        config["model_type"] = "deepseek_v3"  # as transformers loads it
+    arch = read_config(name)
+    assert arch.params_total == count(transformers_model(config)) == known_config(name)["_params_total"]
+    if arch.n_experts:
+        assert arch.params_active < 0.5 * arch.params_total
+
+
+def test_there_are_public_models_of_every_kind() -> None:
+    archs = [read_config(name) for name in PUBLIC]
+    assert len(archs) >= 35
+    assert {a.recurrence for a in archs} == {"none", "mamba1", "mamba2", "gdn", "mlstm", "conv"}
+    assert sum(a.kv_rank > 0 for a in archs) >= 5 and sum(a.n_window_layers > 0 for a in archs) >= 2
+
+
+def test_active_parameters_are_those_published() -> None:
+    """DeepSeek-V3 37B of 671B, Qwen3-Next 3B of 80B, gpt-oss-20b 3.6B of 21B, Granite 4 tiny 1B of 7B, OLMoE 1.3B of 6.9B."""
+    published = {
+        "deepseek-v3": 37e9,
+        "gpt-oss-20b": 3.6e9,
+        "granite-4.0-h-tiny": 1e9,
+        "olmoe-1b-7b": 1.3e9,
+        "nemotron-3-nano-30b-a3b": 3.5e9,
+    }
+    for name, active in published.items():
+        assert read_config(name).params_active == pytest.approx(active, rel=0.25), name
 
 
 @pytest.mark.parametrize("name", SMALL)

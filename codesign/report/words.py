@@ -171,7 +171,7 @@ def arch_text(arch: Architecture) -> str:
         >>> arch_text(read_config("qwen2.5-0.5b"))
         '24 layers × 896, 14 heads (2 KV) of 64, FFN 4864'
     """
-    ffn = f"FFN {arch.d_ff}"
+    ffn = f"FFN {arch.d_ff}" if arch.n_ffn_layers else "no FFN"
     if arch.n_experts:
         ffn = f"{arch.n_experts} experts of {arch.d_ff_expert}, {arch.n_active_experts} active"
     mixer = mixer_text(arch)
