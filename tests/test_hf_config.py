@@ -403,7 +403,7 @@ TINY = Architecture(n_layers=4, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"family": "bert"}, "family 'bert' has no config.json; families: gemma"),
+        ({"family": "bert"}, "family 'bert' has no config.json; families: bamba"),
         ({"ffn_gated": False}, "family 'llama' cannot express ffn_gated False; it has True"),
         ({"qk_norm": "head"}, "cannot express qk_norm 'head'"),
         ({"norms_per_layer": 4}, "cannot express norms_per_layer 4"),

@@ -51,15 +51,26 @@ def parse_predictors(values: list[str] | None) -> list[str] | None:
     return [known[text.replace(" ", "")] for text in typed] or None
 
 
-def workload_of(prompt: int, generate: int, batch: int) -> Workload:
-    """The workload of three options.
+def workload_of(prompt: int, generate: int, batch: int, serving: list[str] | None = None) -> Workload:
+    """The workload of three options and those of serving, each name=value.
 
     Raises:
-        SpecError: a length out of range.
+        SpecError: a length out of range, or a serving option that is unknown or out of range.
     """
+    from dataclasses import fields
+    from typing import Any
+
+    from codesign.errors import SpecError
+    from codesign.serving import Serving
     from codesign.workload import Workload
 
-    return Workload(prompt_tokens=prompt, output_tokens=generate, batch_size=batch)
+    options: dict[str, Any] = {}
+    known = [field.name.replace("_", "-") for field in fields(Serving) if field.name != "step_tokens"]
+    for name, value in parse_options(serving, "--serving").items():
+        if name not in known:
+            raise SpecError(f"unknown serving option '{name}'; known: {', '.join(known)}")
+        options[name.replace("-", "_")] = int(value) if value.isdigit() else value
+    return Workload(prompt_tokens=prompt, output_tokens=generate, batch_size=batch, serving=Serving(**options))
 
 
 def perplexity(loss: float) -> float:
@@ -69,8 +80,8 @@ def perplexity(loss: float) -> float:
     return math.exp(loss)
 
 
-def parse_options(texts: list[str] | None) -> dict[str, str]:
-    """Options of an engine, each name=value.
+def parse_options(texts: list[str] | None, flag: str = "--option") -> dict[str, str]:
+    """Options of an engine, or of another flag, each name=value.
 
     Raises:
         SpecError: a text without '='.
@@ -81,6 +92,6 @@ def parse_options(texts: list[str] | None) -> dict[str, str]:
     for text in texts or []:
         name, sign, value = text.partition("=")
         if not sign or not name:
-            raise SpecError(f"--option '{text}' is not name=value")
+            raise SpecError(f"{flag} '{text}' is not name=value")
         found[name] = value
     return found

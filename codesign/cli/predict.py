@@ -29,6 +29,22 @@ def predict(
     prompt: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
     generate: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    serving: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How it is served, name=value: kv-budget-tokens=512, sparse-tokens=2048, latent=expanded, ..."
+        ),
+    ] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="Speculative decoding with this model of the same vocabulary as the draft.")
+    ] = None,
+    draft_tokens: Annotated[int, typer.Option(help="With --draft: tokens drafted in a step.")] = 4,
+    acceptance: Annotated[
+        float | None,
+        typer.Option(
+            help="With --draft: probability that a drafted token is kept; it depends on both models and the text."
+        ),
+    ] = None,
     tokens: Annotated[
         str | None,
         typer.Option(help="Training tokens that the loss is predicted at; default: 10B, or those of your own runs."),
@@ -88,7 +104,7 @@ def predict(
     chosen = load_device(device, power_mode)
     form = parse_precision(precision or chosen.usual_precision(engine))
     engine_name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, form)
-    workload = workload_of(prompt, generate, batch)
+    workload = workload_of(prompt, generate, batch, serving)
     arch = read_config(model)
     cost = RooflineModel.of(chosen, fits.rates(chosen, engine_name, form, batch, workload))
     law = load_law(loss_law)
@@ -98,6 +114,19 @@ def predict(
     result = _one(arch, cost, workload, form, law, trained)
     result |= {"model": model, "device": chosen.name, "power_mode": chosen.power_mode, "engine": engine_name, "precision": form.name,
                "tokens": trained, "law": law.name}  # fmt: skip
+    if draft is not None:
+        from dataclasses import asdict
+
+        from codesign.roofline.speculative import speculate
+
+        if acceptance is None:
+            raise SpecError("--draft needs --acceptance, such as 0.7: measure it on your text, no formula gives it")
+        small = read_config(draft)
+        result["speculation"] = asdict(
+            speculate(cost, arch, small, workload, form, drafted=draft_tokens, acceptance=acceptance)
+        ) | {"draft": draft}
+    elif acceptance is not None:
+        raise SpecError("--acceptance goes with --draft MODEL")
     phases: tuple[Phase, ...] = (("prefill", "decode") if prompt else ("decode",)) if breakdown else ()
     rows = {phase: cost.breakdown(arch, workload, form, phase) for phase in phases}
     if as_json:
@@ -109,6 +138,8 @@ def predict(
         print(json.dumps(result, indent=1, allow_nan=False))
         return
     _print_one(result, cost, law)
+    if "speculation" in result:
+        _print_speculation(result["speculation"])
     for phase, operators in rows.items():
         _print_breakdown(phase, operators)
 
@@ -119,13 +150,18 @@ def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tok
 
     import numpy as np
 
+    from codesign.predictors.priors import unpriced
     from codesign.predictors.quantisation import quantisation_penalty
     from codesign.search.problem import metric, metric_log_sd
 
     estimate = cost.estimate(arch, workload, form)
     energy_log = cost.power.interval_log if cost.power else 0.0
     beyond = _beyond(arch, cost)
-    result: dict[str, Any] = {"params": int(arch.params_total), "params_active": int(arch.params_active)}
+    result: dict[str, Any] = {
+        "recurrent": bool(arch.n_recurrent_layers),
+        "params": int(arch.params_total),
+        "params_active": int(arch.params_active),
+    }
     for key, name in (("ttft_s", "ttft"), ("latency_s", "latency"), ("e2e_s", "e2e"), ("memory_B", "memory"),
                       ("energy_J", "energy"), ("power_W", "power")):  # fmt: skip
         value = float(metric(name, arch, estimate))
@@ -145,24 +181,29 @@ def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tok
         name for name, flag in law.outside(arch, tokens).items() if bool(np.any(flag)) and name != "vocab"
     ]
     result["beyond_measured"] = beyond
+    result["loss_not_predicted_for"] = list(unpriced(arch))
     result["priors"] = [name for name, flag in law.priors(arch).items() if bool(np.any(flag))]
     return result
 
 
 def _beyond(arch: Any, cost: RooflineModel) -> list[str]:
     """In what the model lies outside of what the device's own calibration measured."""
+    from codesign.architecture import mixer_kind
+
     terms = cost.rates.decode.terms
     if terms is None:
         return []
     low, high = terms.span_params
     found = [] if low <= arch.params_active <= high else ["size"]
-    return [*found, "experts"] if arch.n_experts and not terms.mixtures else found
+    found += ["experts"] if arch.n_experts and not terms.mixtures else []
+    return [*found, f"mixer {mixer_kind(arch)}"] if mixer_kind(arch) not in terms.mixers else found
 
 
 def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
     import math
 
     from codesign.cli.common import console
+    from codesign.report.words import mark_text
     from codesign.roofline.calibration import LEVELS
     from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
 
@@ -185,7 +226,7 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
     line("time per token", "latency_s", format_seconds)
     line("whole request", "e2e_s", format_seconds)
     line("peak memory", "memory_B", format_bytes)
-    screen.print(f"  {'':<22} weights {format_bytes(result['weights_B'])}, KV cache {format_bytes(result['kv_B'])}, workspace {format_bytes(result['workspace_B'])}; "
+    screen.print(f"  {'':<22} weights {format_bytes(result['weights_B'])}, KV cache{' and state' if result['recurrent'] else ''} {format_bytes(result['kv_B'])}, workspace {format_bytes(result['workspace_B'])}; "
                  f"the device has {format_bytes(cost.device.memory_usable_B)} free" + ("" if result["fits_memory"] else ": DOES NOT FIT"))  # fmt: skip
     line("energy per token", "energy_J", lambda v: format_energy(v, 2))
     line("mean power", "power_W", lambda v: format_power(v, 2))
@@ -196,6 +237,11 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
     screen.print(f"  law: {law.summary()}")
     if result["outside"]:
         screen.print(f"  outside the range of the law's data: {', '.join(result['outside'])}")
+    if result["loss_not_predicted_for"]:
+        names = ", ".join(mark_text(f"unpriced:{name}")[1].split(":")[0] for name in result["loss_not_predicted_for"])
+        screen.print(
+            f"  no data at hand tells the loss of {names}: this is the loss of full attention of the same size"
+        )
     if result["priors"]:
         screen.print(f"  labelled priors act: {', '.join(result['priors'])}")
     for phase in ("decode", "prefill"):
@@ -209,6 +255,18 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
         )
     if cost.power is not None:
         screen.print(f"  energy: {cost.power.source.split(';')[0]}")
+
+
+def _print_speculation(s: dict[str, Any]) -> None:
+    from codesign.cli.common import console
+    from codesign.units import format_bytes, format_seconds
+
+    console().print(
+        f"  with the draft {s['draft']}, {s['drafted']} tokens a step, each kept with probability {s['acceptance']:g}: "
+        f"{s['tokens']:.2f} tokens a step of {format_seconds(s['step_s'])} (drafting {format_seconds(s['draft_s'])}, verifying "
+        f"{format_seconds(s['verify_s'])}): {format_seconds(s['decode_s'])} per token, {s['speedup']:.2f} times as fast; time to first token "
+        f"{format_seconds(s['prefill_s'])}, memory {format_bytes(s['memory_B'])}"
+    )
 
 
 def _print_breakdown(phase: str, operators: list[Any]) -> None:

@@ -28,6 +28,12 @@ def search(
     prompt: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
     generate: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    serving: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How models are served, name=value: kv-budget-tokens=512, sparse-tokens=2048, latent=expanded, ..."
+        ),
+    ] = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(
@@ -201,7 +207,7 @@ def search(
     if seed < 0:
         raise SpecError(f"--seed {seed} must not be negative")
     chosen = load_device(device, power_mode)
-    workload = workload_of(prompt, generate, batch)
+    workload = workload_of(prompt, generate, batch, serving)
     precisions = list(
         dict.fromkeys(parse_precision(name).name for name in parse_list(precision) or [chosen.usual_precision(engine)])
     )

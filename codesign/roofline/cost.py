@@ -17,7 +17,7 @@ import numpy as np
 
 from codesign._mixers import projection_widths
 from codesign.architecture import ArchitectureLike
-from codesign.cache import cache_bytes
+from codesign.cache import cache_bytes, kv_bytes_per_token
 from codesign.devices import Device
 from codesign.operators import Operator, Phase, lower, weight_bytes
 from codesign.roofline.energy import PowerModel, power_model
@@ -102,6 +102,9 @@ def memory_bytes(arch: ArchitectureLike, workload: Workload, precision: Precisio
     if np.any(arch.n_recurrent_layers):
         projections = np.maximum(projections, projection_widths(arch)[0])
     workspace = (2 * arch.d_model + np.maximum(hidden, projections)) * (tokens * act)
+    evicted = workload.prompt_tokens - workload.serving.kept_tokens(workload.prompt_tokens)
+    if evicted:  # a layer's whole cache lives until that layer's prompt is done
+        workspace = workspace + kv_bytes_per_token(arch, precision, workload.serving) * (workload.batch_size * evicted)
     return weight_bytes(arch, precision), kv, workspace + arch.vocab_size * (4 * workload.batch_size)
 
 
