@@ -45,6 +45,18 @@ def predict(
             help="With --draft: probability that a drafted token is kept; it depends on both models and the text."
         ),
     ] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Memory for experts beyond the device's own, such as flash=2GB/s or host=16GB/s:32GB; repeatable."
+        ),
+    ] = None,
+    skew: Annotated[
+        float, typer.Option(help="With --tier: Zipf exponent of the experts' popularity; 0: uniform routing.")
+    ] = 0.0,
+    memory: Annotated[
+        str | None, typer.Option(help="With --tier: device memory that may be used; default: all that is free.")
+    ] = None,
     tokens: Annotated[
         str | None,
         typer.Option(help="Training tokens that the loss is predicted at; default: 10B, or those of your own runs."),
@@ -127,6 +139,18 @@ def predict(
         ) | {"draft": draft}
     elif acceptance is not None:
         raise SpecError("--acceptance goes with --draft MODEL")
+    if tier:
+        from dataclasses import asdict
+
+        from codesign.roofline.tiers import estimate_tiered
+        from codesign.units import parse_bytes
+
+        places = sorted((_tier(text) for text in tier), key=lambda t: -t.bandwidth_Bps)
+        limit = parse_bytes(memory, "--memory") if memory else None
+        result["tiers"] = asdict(estimate_tiered(cost, arch, workload, form, places, skew=skew, memory_B=limit))
+        result["tiers"]["skew"] = skew
+    elif memory is not None or skew:
+        raise SpecError("--memory and --skew go with --tier, such as --tier flash=2GB/s")
     phases: tuple[Phase, ...] = (("prefill", "decode") if prompt else ("decode",)) if breakdown else ()
     rows = {phase: cost.breakdown(arch, workload, form, phase) for phase in phases}
     if as_json:
@@ -140,6 +164,8 @@ def predict(
     _print_one(result, cost, law)
     if "speculation" in result:
         _print_speculation(result["speculation"])
+    if "tiers" in result:
+        _print_tiers(result["tiers"], arch.n_experts)
     for phase, operators in rows.items():
         _print_breakdown(phase, operators)
 
@@ -266,6 +292,42 @@ def _print_speculation(s: dict[str, Any]) -> None:
         f"{s['tokens']:.2f} tokens a step of {format_seconds(s['step_s'])} (drafting {format_seconds(s['draft_s'])}, verifying "
         f"{format_seconds(s['verify_s'])}): {format_seconds(s['decode_s'])} per token, {s['speedup']:.2f} times as fast; time to first token "
         f"{format_seconds(s['prefill_s'])}, memory {format_bytes(s['memory_B'])}"
+    )
+
+
+def _tier(text: str) -> Any:
+    """A tier of the form name=RATE or name=RATE:SIZE."""
+    import math
+
+    from codesign.errors import SpecError
+    from codesign.roofline.tiers import Tier
+    from codesign.units import parse_bytes
+
+    name, sign, rest = text.partition("=")
+    rate, _, size = rest.partition(":")
+    if not (sign and name and rate.strip().lower().endswith("/s")):
+        raise SpecError(
+            f"--tier '{text}' is not of the form name=RATE or name=RATE:SIZE, such as flash=2GB/s or host=16GB/s:32GB"
+        )
+    bandwidth = parse_bytes(rate.strip()[:-2], f"rate of tier {name}")
+    return Tier(
+        name=name, bandwidth_Bps=bandwidth, memory_B=parse_bytes(size, f"size of tier {name}") if size else math.inf
+    )
+
+
+def _print_tiers(t: dict[str, Any], n_experts: int) -> None:
+    from codesign.cli.common import console
+    from codesign.units import format_bytes, format_seconds
+
+    placed = ", ".join(
+        f"{count:.1f} in {'memory' if name == 'device' else name}" for name, count in t["placed"].items()
+    )
+    routing = "uniform routing" if not t["skew"] else f"popularity rank^-{t['skew']:g}"
+    console().print(
+        f"  with experts in tiers: of {n_experts} a layer {placed}; {100 * t['hit_rate']:.0f} % of a step's visits find theirs in memory ({routing}), "
+        f"{format_bytes(t['fetched_B'])} fetched a step: {format_seconds(t['decode_s'])} per token (all in memory "
+        f"{format_seconds(t['all_resident_decode_s'])}), time to first token {format_seconds(t['prefill_s'])}, memory "
+        f"{format_bytes(t['memory_B'])}; an upper bound without prefetching"
     )
 
 
