@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codesign.errors import SpecError, UnknownNameError
@@ -84,6 +84,8 @@ class Precision:
         lm_head_bits, embedding_bits: stored bits (scales included) of the output head and the input embedding.
         compute: data type of the matrix units: a key of `Device.peak_flop_per_s`.
         weight_only: weights are unpacked to `compute` before the product (its kernels have rates of their own).
+        ternary: weights are trained as -1, 0 and 1 (BitNet b1.58, arXiv 2402.17764), not rounded afterwards.
+        changed: tensor classes whose bits were chosen beside the format's own (`parse_precision`).
         sources: where the format's layout is written down.
     """
 
@@ -98,6 +100,8 @@ class Precision:
     embedding_bits: float = 16
     compute: str = "fp16"
     weight_only: bool = False
+    ternary: bool = False
+    changed: tuple[str, ...] = ()
     source: str = ""
 
     @property
@@ -109,7 +113,7 @@ class Precision:
     def kind(self) -> str:
         """Class of kernels, the unit of calibration.
 
-        fp32, fp16 (any 16-bit), int8 and fp8 (8-bit weights and activations), w8 and w4 (weight-only: 8-bit class above
+        fp32, fp16 (any 16-bit), int8 and fp8 (8-bit weights and activations), fp4 (both in 4 bits), w8 and w4 (weight-only: 8-bit class above
         6 bits, 4-bit class from 6 bits down).
         """
         if self.weight_only:
@@ -128,7 +132,34 @@ def _gguf(name: str, bits: float, head: float, source: str) -> Precision:
 _GGML = "block layouts of ggml-common.h in llama.cpp: bytes per block over weights per block"
 _MIX = "; the _M and _S mixes give part of attention-value and FFN-down tensors more bits: mean over Llama-3.1-8B files"
 
-PRECISIONS: dict[str, Precision] = {
+#: Tensor classes whose bits a name may change, and the field of each.
+_CLASSES = {"kv": "kv_bits", "head": "lm_head_bits", "emb": "embedding_bits", "state": "state_bits"}
+_BITS = (3, 4, 5, 6, 8, 16, 32)
+
+
+class _Precisions(dict[str, Precision]):
+    """Precisions by name; `w4a16+kv8+head4` is w4a16 with a KV cache of 8 bits and an output head of 4."""
+
+    def __missing__(self, name: str) -> Precision:
+        base, *changes = name.split("+")
+        if not changes or base not in self:
+            raise KeyError(name)
+        bits: dict[str, float] = {}
+        for change in changes:
+            kind = change.rstrip("0123456789")
+            if (
+                kind not in _CLASSES
+                or not change[len(kind) :]
+                or int(change[len(kind) :]) not in _BITS
+                or _CLASSES[kind] in bits
+            ):
+                raise KeyError(name)
+            bits[_CLASSES[kind]] = float(change[len(kind) :])
+        fewer = tuple(field for field in bits if bits[field] < getattr(self[base], field))
+        return replace(self[base], name=name, changed=fewer, **bits)  # type: ignore[arg-type]  # fields of bits are floats
+
+
+PRECISIONS: dict[str, Precision] = _Precisions({
     p.name: p
     for p in (
         Precision(name="fp32", weight_bits=32, activation_bits=32, kv_bits=32, lm_head_bits=32, embedding_bits=32,
@@ -164,22 +195,32 @@ PRECISIONS: dict[str, Precision] = {
         _gguf("iq4_xs", 4.32, 6.5625, _GGML + _MIX),
         _gguf("q3_k_m", 3.82, 6.5625, _GGML + _MIX),
         _gguf("q2_k", 2.96, 6.5625, _GGML + _MIX),
+        Precision(name="tq2_0", weight_bits=2.0625, weight_only=True, ternary=True,
+                  source=_GGML + "; ternary, 2 bits each and a 16-bit scale for 256; 16-bit head and embedding as BitNet b1.58 has"),
+        Precision(name="tq1_0", weight_bits=1.6875, weight_only=True, ternary=True,
+                  source=_GGML + "; ternary, five to a byte and a 16-bit scale for 256; 16-bit head and embedding as BitNet b1.58 has"),
+        Precision(name="nvfp4-w4a4", weight_bits=4, group_size=16, scale_bits=8, compute="fp4",
+                  source="NVFP4 weights and inputs of products, groups of 16 with an FP8 scale; 16 bits between operators, head and KV"),
+        Precision(name="mxfp4-w4a4", weight_bits=4, group_size=32, scale_bits=8, compute="fp4",
+                  source="OCP MX v1.0, MXFP4 weights and inputs of products; 16 bits between operators, head and KV"),
     )
-}  # fmt: skip
+})  # fmt: skip
 
 _ALIASES = {
     "f16": "fp16", "float16": "fp16", "half": "fp16", "fp16/bf16": "fp16", "bfloat16": "bf16", "float32": "fp32",
     "f32": "fp32", "w8a8": "int8", "int4": "w4a16", "int4-awq": "w4a16", "awq": "w4a16", "gptq": "w4a16",
     "int4 weight-only": "w4a16", "w4a16 (int4-awq)": "w4a16", "q4f16_1": "q4f16", "q4f16_ft": "q4f16",
-    "int4 (q4f16_ft)": "q4f16", "fp4": "nvfp4", "int8 weight-only": "w8a16", "q4_1": "q4_0",
+    "int4 (q4f16_ft)": "q4f16", "fp4": "nvfp4", "ternary": "tq2_0", "bitnet": "tq2_0", "w1.58a8": "tq2_0", "int8 weight-only": "w8a16", "q4_1": "q4_0",
 }  # fmt: skip
 
 
 def parse_precision(text: str) -> Precision:
     """The precision of a name, tolerant of the spellings that published tables use.
 
+    A name may change the bits of tensor classes: `w4a16+kv8+head4` (kv, head, emb, state; 3 to 32 bits).
+
     Raises:
-        UnknownNameError: no such precision.
+        UnknownNameError: no such precision. SpecError: a class or bits that cannot be changed.
 
     Example:
         >>> parse_precision("q4_k_m (presumed)").name, parse_precision("int4-awq").name
@@ -187,6 +228,17 @@ def parse_precision(text: str) -> Precision:
     """
     name = text.strip().lower().replace("(presumed)", "").strip()
     name = _ALIASES.get(name, name)
-    if name not in PRECISIONS:
+    base, plus, changes = name.partition("+")
+    base = _ALIASES.get(base.strip(), base.strip())
+    if base not in PRECISIONS:
         raise UnknownNameError.near("precision", text, PRECISIONS, "See 'codesign search --help'.")
-    return PRECISIONS[name]
+    if not plus:
+        return PRECISIONS[base]
+    parts = sorted(part.strip() for part in changes.split("+"))
+    try:
+        return PRECISIONS["+".join([base, *parts])]
+    except KeyError:
+        raise SpecError(
+            f"precision '{text}': '+{changes}' must be one or more of {', '.join('+' + kind for kind in _CLASSES)}, each once, with "
+            f"{', '.join(map(str, _BITS))} bits, such as {base}+kv8+head4"
+        ) from None

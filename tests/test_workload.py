@@ -51,8 +51,8 @@ def test_every_precision_is_possible() -> None:
         assert form.name == name and form.source
         assert form.weight_bits <= form.weight_bits_stored <= 32
         assert 4 <= form.lm_head_bits <= 32 and 4 <= form.embedding_bits <= 32
-        assert form.compute in ("fp32", "fp16", "bf16", "int8", "fp8")
-        assert form.kind in ("fp32", "fp16", "int8", "fp8", "w8", "w4")
+        assert form.compute in ("fp32", "fp16", "bf16", "int8", "fp8", "fp4")
+        assert form.kind in ("fp32", "fp16", "int8", "fp8", "fp4", "w8", "w4")
         assert form.weight_only == form.kind.startswith("w")
 
 
@@ -73,3 +73,32 @@ def test_names_are_forgiving_and_errors_are_not_silent() -> None:
     with pytest.raises(UnknownNameError, match="unknown precision ''"):
         parse_precision("")
     assert Precision(name="x", weight_bits=4).weight_bits_stored == 4
+
+
+def test_bits_of_tensor_classes_by_name() -> None:
+    """A cache of 8 bits is half, a head of 4 a quarter; names are one whatever the order; the rest is the base's."""
+    from codesign.architecture import Architecture
+    from codesign.cache import cache_bytes
+    from codesign.operators import weight_bytes
+
+    form, base = parse_precision("AWQ+kv8+head4"), PRECISIONS["w4a16"]
+    assert form.name == "w4a16+head4+kv8" == parse_precision("w4a16 + kv8 + head4".replace(" ", "")).name
+    assert PRECISIONS[form.name] == form and (form.kv_bits, form.lm_head_bits, form.weight_bits) == (8, 4, 4)
+    assert form.kind == base.kind and "w4a16+head4+kv8" not in list(PRECISIONS)
+    arch = Architecture(
+        n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=100, tied_embeddings=False
+    )
+    assert float(cache_bytes(arch, Workload(), form)) == float(cache_bytes(arch, Workload(), base)) / 2
+    assert float(weight_bytes(arch, base) - weight_bytes(arch, form)) == 6400 * (16 - 4) / 8
+    for bad in ("w4a16+kv7", "w4a16+ffn8", "w4a16+kv8+kv4", "w4a16+"):
+        with pytest.raises(SpecError, match="must be one or more of"):
+            parse_precision(bad)
+    with pytest.raises(UnknownNameError):
+        parse_precision("w9+kv8")
+
+
+def test_ternary_formats_store_what_their_blocks_hold() -> None:
+    """llama.cpp's block_tq2_0: 64 bytes of two-bit values and a 16-bit scale for 256 weights; block_tq1_0: 48 + 4 and the scale."""
+    assert PRECISIONS["tq2_0"].weight_bits == (64 + 2) * 8 / 256
+    assert PRECISIONS["tq1_0"].weight_bits == (48 + 4 + 2) * 8 / 256
+    assert parse_precision("ternary").name == "tq2_0"

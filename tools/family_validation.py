@@ -165,10 +165,10 @@ def report(path: Path) -> None:
         "# Families on a host CPU: predicted against measured", "",
         "Made by `python tools/family_validation.py results/family_measurements.jsonl.gz`; measured by the same tool with `--measure`.", "",
         f"torch {VERSION} (eager, fp32, one thread of a shared two-core virtual machine), {len({r.group for r in measured})} architectures, "
-        f"{sum(map(len, rows.values()))} passes, visited three times each, minutes apart: prompts of 128 and 512 tokens, decode at contexts of 128 and 575. "
+        f"{sum(map(len, rows.values()))} passes, visited three to five times each, minutes apart: prompts of 128 and 512 tokens, decode at contexts of 128 and 575. "
         "One additive roofline for all families is fitted and cross-validated with whole shapes left out (10 folds); the last column leaves "
         "the whole family out, so that terms which only it has stay at their prior.", "",
-        "Aim: at most 12 % a family.", "",
+        "Aim: at most 12 % a family.",
     ]  # fmt: skip
     worst: dict[str, float] = {}
     for phase, own in rows.items():

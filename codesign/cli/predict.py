@@ -177,7 +177,7 @@ def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tok
     import numpy as np
 
     from codesign.predictors.priors import unpriced
-    from codesign.predictors.quantisation import quantisation_penalty
+    from codesign.predictors.quantisation import quantisation_penalty, unpriced_bits
     from codesign.search.problem import metric, metric_log_sd
 
     estimate = cost.estimate(arch, workload, form)
@@ -208,6 +208,7 @@ def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tok
     ]
     result["beyond_measured"] = beyond
     result["loss_not_predicted_for"] = list(unpriced(arch))
+    result["unpriced_bits"] = list(unpriced_bits(form))
     result["priors"] = [name for name, flag in law.priors(arch).items() if bool(np.any(flag))]
     return result
 
@@ -268,6 +269,8 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
         screen.print(
             f"  no data at hand tells the loss of {names}: this is the loss of full attention of the same size"
         )
+    for name in result["unpriced_bits"]:
+        screen.print(f"  {mark_text(f'unpriced:{name}')[1]}")
     if result["priors"]:
         screen.print(f"  labelled priors act: {', '.join(result['priors'])}")
     for phase in ("decode", "prefill"):

@@ -9,6 +9,9 @@ it is within a factor 2.3, typically, of 65 published perplexities of OPT, LLaMA
 squared error falls 4-fold, and the loss rises with the square: g_P = 1 / ln 4, which with C refitted predicts the prices of
 model families that the fit did not see within a factor 2. Their 90 % interval gives the standard deviation.
 
+Weights that are trained ternary (BitNet b1.58) cost a (N / 1e9)^b, fitted to seven published pairs of 0.7B to 7B parameters at
+equal tokens (arXiv 2402.17764, Table 1; arXiv 2411.04965, Table 1).
+
 Activations of 8 bits cost 0.0054 +- 0.0046 nats more (SmoothQuant, arXiv 2211.10438, Tables 6 and 7: 11 models).
 
 All numbers, sources and what is not known: results/quantisation.md, made by tools/fit_quantisation.py.
@@ -23,13 +26,15 @@ import numpy as np
 
 from codesign.workload import Precision
 
-__all__ = ["quantisation_penalty"]
+__all__ = ["quantisation_penalty", "unpriced_bits"]
 
 _C, _G_D, _G_N, _G_P = 0.0239, 0.5068, 0.3439, 1.0 / math.log(4.0)
 #: Standard deviation over price.
 _SPREAD = 0.71
 #: Mean and standard deviation, nats/token, of 8-bit activations.
 _ACTIVATIONS = (0.0054, 0.0046)
+#: Ternary weights: price at 1e9 parameters, its power of N, and the standard deviation between sources, nats/token.
+_TERNARY = (0.0358, -1.335, 0.0222)
 
 
 def quantisation_penalty(params_active_nonembedding: Any, tokens: float, precision: Precision) -> tuple[Any, Any]:
@@ -50,6 +55,9 @@ def quantisation_penalty(params_active_nonembedding: Any, tokens: float, precisi
         int8: 0.00544 +- 0.00460
     """
     bits = precision.weight_bits_stored
+    if precision.ternary:
+        price = _TERNARY[0] * (np.asarray(params_active_nonembedding, dtype=float) / 1e9) ** _TERNARY[1]
+        return price, np.full(np.shape(price), _TERNARY[2])
     if bits >= 16:
         return 0.0, 0.0
     scale = _C * tokens**_G_D * math.exp(-bits / _G_P)
@@ -58,3 +66,14 @@ def quantisation_penalty(params_active_nonembedding: Any, tokens: float, precisi
     if precision.compute in ("int8", "fp8"):
         shift, spread = shift + _ACTIVATIONS[0], np.hypot(spread, _ACTIVATIONS[1])
     return shift, spread
+
+
+def unpriced_bits(precision: Precision) -> tuple[str, ...]:
+    """Tensor classes below their usual bits whose cost in loss no number at hand tells: kv_bits, lm_head_bits, ..., activation_bits.
+
+    Example:
+        >>> from codesign.workload import parse_precision
+        >>> unpriced_bits(parse_precision("w4a16+kv8")), unpriced_bits(parse_precision("q4_k_m"))
+        (('kv_bits',), ())
+    """
+    return (*precision.changed, *(("activation_bits",) if precision.compute == "fp4" else ()))

@@ -15,7 +15,7 @@ from codesign.architecture import Architecture, ArchitectureBatch, batch_key
 from codesign.budget import metric_of_bound
 from codesign.errors import SpecError
 from codesign.predictors.priors import unpriced
-from codesign.predictors.quantisation import quantisation_penalty
+from codesign.predictors.quantisation import quantisation_penalty, unpriced_bits
 from codesign.roofline.cost import RooflineModel
 from codesign.search.frontier import Baseline, Candidate, Gap
 from codesign.search.problem import Problem, metric, metric_log_sd
@@ -121,6 +121,7 @@ def _marks(problem: Problem, batch: ArchitectureBatch, precision: str, shape: tu
         price = quantisation_penalty(batch.params_active_nonembedding, problem.tokens, PRECISIONS[precision])[0]
         flags["prior:quantisation"] = np.asarray(price) > 0
     flags |= {f"unpriced:{name}": flag for name, flag in unpriced(batch).items()}
+    flags |= {f"unpriced:{name}": np.True_ for name in unpriced_bits(PRECISIONS[precision])}
     flags |= {f"latency:{name}": flag for name, flag in problem.latency_outside(batch, precision).items()}
     table = {name: np.broadcast_to(flag, shape) for name, flag in flags.items()}
     return [tuple(name for name, column in table.items() if column[i]) for i in range(shape[0])]

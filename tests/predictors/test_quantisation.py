@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.predictors.quantisation import quantisation_penalty
-from codesign.workload import PRECISIONS
+from codesign.predictors.quantisation import quantisation_penalty, unpriced_bits
+from codesign.workload import PRECISIONS, parse_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,3 +79,29 @@ def test_published_prices_lie_in_the_interval_as_often_as_it_says() -> None:
         assert bits < 9
         held.append(abs(float(row["price_nats"]) - price) <= 1.645 * 0.71 * price)
     assert 0.85 <= np.mean(held) <= 0.97
+
+
+def test_ternary_weights_cost_what_two_papers_found() -> None:
+    """Seven pairs at equal size, tokens and data; the price falls with size and its interval holds all but at most one."""
+    pairs = (
+        (0.7e9, 12.33, 12.87),
+        (1.3e9, 11.25, 11.29),
+        (3e9, 10.04, 9.91),
+        (0.7e9, 11.44, 12.32),
+        (1.3e9, 10.82, 11.27),
+        (3e9, 9.61, 9.97),
+        (7e9, 9.20, 9.24),
+    )
+    form, held = PRECISIONS["tq2_0"], 0
+    for n, sixteen, ternary in pairs:
+        shift, spread = quantisation_penalty(n, 100e9, form)
+        held += abs(math.log(ternary / sixteen) - float(shift)) < 1.645 * float(spread)
+    assert held >= 6
+    prices = quantisation_penalty(np.array([0.5e9, 1e9, 7e9]), 10e9, form)[0]
+    assert (np.diff(prices) < 0).all() and prices[1] == pytest.approx(0.0358)
+
+
+def test_what_no_number_prices_is_named() -> None:
+    assert unpriced_bits(parse_precision("w4a16+head4+kv4")) == ("lm_head_bits", "kv_bits")
+    assert unpriced_bits(parse_precision("w4a16+kv16")) == ()
+    assert unpriced_bits(PRECISIONS["nvfp4-w4a4"]) == ("activation_bits",)
