@@ -184,8 +184,8 @@ class LossLaw:
             a, b = (flat(Logs(*(np.broadcast_to(v, shape) for v in x))) for x in (xa, xb))
             variance = self.core.difference_variance(a, b, same)
         spreads_a, spreads_b = self._spreads(arch_a, xa), self._spreads(arch_b, xb)
-        for name, spread in spreads_a.items():
-            gap = spread - spreads_b[name]
+        for name in {**spreads_a, **spreads_b}:  # a term that one of them has not is 0 there
+            gap = _float(spreads_a.get(name, 0.0)) - _float(spreads_b.get(name, 0.0))
             variance = variance + np.broadcast_to(gap**2, mean.shape).ravel()
         return mean, np.sqrt(variance).reshape(mean.shape)
 

@@ -106,9 +106,11 @@ def ffn_ratio_term(arch: Any, prior: dict[str, Any]) -> Term:
     Zero for mixtures: their spread was calibrated on activated ratios from 0.5 to 8.2 (steplaw_moe) already.
     """
     low, high = prior["data"]
-    width = np.maximum(activated_width(arch), 1.0)  # stacks of Mamba layers have no FFN at all
-    ratio = np.log(width / np.asarray(arch.d_model, dtype=float))
-    away = ratio - np.clip(ratio, np.log(low), np.log(high))
+    width = np.asarray(activated_width(arch), dtype=float)
+    ratio = np.log(np.maximum(width, 1.0) / np.asarray(arch.d_model, dtype=float))
+    away = np.where(
+        width > 0, ratio - np.clip(ratio, np.log(low), np.log(high)), 0.0
+    )  # Mamba's layers have no FFN at all
     if np.any(arch.n_experts):
         away = np.where(np.asarray(arch.n_experts) > 0, 0.0, away)
     return Term(0.0, float(prior["std_per_log"]) * away)

@@ -11,6 +11,7 @@ from typing import Any
 from codesign.devices import Device
 from codesign.errors import CodesignError, SchemaError, SpecError
 from codesign.hf_config import known_models, read_config
+from codesign.predictors.priors import unpriced
 from codesign.report.rebuild import Rebuilt, rebuild
 from codesign.roofline.cost import RooflineModel
 from codesign.search import Baseline, Candidate, Frontier, Problem, read_frontier
@@ -128,6 +129,8 @@ def _known(frontier: Frontier, problem: Problem) -> tuple[Known, ...]:
         if name in names:
             continue
         own = read_config(name)
+        if unpriced(own):  # no loss to place it by
+            continue
         arch, note = own, ""
         if own.vocab_size != vocab:
             arch = replace(own, vocab_size=vocab)

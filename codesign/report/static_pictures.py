@@ -33,7 +33,7 @@ BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, GREY, INK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6e7781", "#1b1f24",
 )  # fmt: skip
 _FAMILY_COLOURS = (BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, GREY)
-_FAMILY_MARKERS = ("o", "D", "s", "^", "P", "X", "v")
+_FAMILY_MARKERS = ("o", "D", "s", "^", "P", "X", "v", "<", ">", "p", "h")  # 11 and 7: no pair comes again soon
 _SCALES = {"latency_s": (1e3, "ms"), "ttft_s": (1e3, "ms"), "e2e_s": (1.0, "s"), "memory_B": (1e-9, "GB"), "energy_J": (1e3, "mJ"),
            "params": (1e-6, "M"), "params_active": (1e-6, "M")}  # fmt: skip
 

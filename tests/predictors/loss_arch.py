@@ -23,6 +23,23 @@ class Arch:
     n_shared_experts: Any = 0
     d_ff_shared: Any = 0
     n_dense_layers: Any = 0
+    window_tokens: Any = 0
+    n_window_layers: Any = 0
+    recurrence: str = "none"
+    n_recurrent_layers: Any = 0
+    n_state_heads: Any = 0
+    d_state_value: Any = 0
+    d_state_key: Any = 0
+    extra_ffn_layers: Any = 0
+    kv_rank: Any = 0
+    n_kv_shared_layers: Any = 0
+    n_loops: Any = 1
+    n_looped_layers: Any = 0
+    n_shared_blocks: Any = 0
+
+    @property
+    def n_attention_layers(self) -> Any:
+        return self.n_layers - self.n_recurrent_layers
 
     @property
     def params_active_nonembedding(self) -> Any:

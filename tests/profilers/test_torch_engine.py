@@ -23,6 +23,7 @@ class Recording:
 
     def __init__(self, module):
         self.module, self.calls = module, []
+        self.cache_shapes = module.cache_shapes
 
     def __call__(self, ids, positions, past, last_only):
         logits, present = self.module(ids, positions, past, last_only=last_only)
@@ -126,6 +127,7 @@ def test_errors_in_a_pass_are_one_line_and_a_closed_model_refuses():
     def fails(*_, **__):
         raise RuntimeError("not enough memory\nwith a long\ntrace")
 
+    fails.cache_shapes = model._module.cache_shapes
     model._module = fails
     with pytest.raises(MeasurementError, match="^torch failed in a pass: not enough memory$"):
         model.runner(Point.prefill(4))()
