@@ -148,7 +148,8 @@ def build_campaigns(
         options, allowed = dict(local.options), local.precisions
         accelerator = uses_accelerator(local)
         target = target_device(device, power_mode, threads=threads, accelerator=accelerator, force=force)
-    usual = next((name for name in ("fp16", "fp32") if name in allowed), allowed[0])
+    order = ("fp32", "fp16") if local is not None and not uses_accelerator(local) else ("fp16", "fp32")
+    usual = next((name for name in order if name in allowed), allowed[0])
     forms = list(dict.fromkeys(parse_precision(text).name for text in precisions or [usual]))
     if bad := [form for form in forms if form not in allowed]:
         raise SpecError(f"engine {engine} does not run {', '.join(bad)} here; allowed: {', '.join(allowed)}")

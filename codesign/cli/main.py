@@ -13,6 +13,7 @@ import typer
 from codesign.cli.agent import agent
 from codesign.cli.calibrate import calibrate
 from codesign.cli.compare import compare
+from codesign.cli.compose import compose
 from codesign.cli.dashboard import dashboard
 from codesign.cli.devices import devices
 from codesign.cli.export import export
@@ -45,6 +46,7 @@ app.command()(validate)
 app.command()(report)
 app.command()(compare)
 app.command()(train)
+app.command()(compose)
 app.command()(fit)
 app.command()(export)
 app.command(hidden=True)(agent)

@@ -86,6 +86,15 @@ class Stack(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         last_only: bool = True,
     ) -> tuple[Tensor, Cache]:
         """Logits and the cache with the new positions; see `Decoder.forward`. Without position_ids the cache's length continues."""
+        x, present = self._run(input_ids, position_ids, past)
+        x = self.final_norm(x[:, -1:] if last_only else x)
+        return F.linear(x, self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight), present
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Hidden states after the last norm, (batch, sequence, d_model)."""
+        return self.final_norm(self._run(input_ids, None, None)[0])
+
+    def _run(self, input_ids: Tensor, position_ids: Tensor | None, past: Cache | None) -> tuple[Tensor, Cache]:
         if position_ids is None:
             start = self._length(past) if past else 0
             position_ids = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
@@ -114,8 +123,7 @@ class Stack(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
                 kept[index] = after
                 present.append(after)
             x = x + y
-        x = self.final_norm(x[:, -1:] if last_only else x)
-        return F.linear(x, self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight), present
+        return x, present
 
     def _length(self, past: Cache) -> int:
         """Tokens in the cache, by the first layer that keeps all of them."""

@@ -100,7 +100,14 @@ def cautions(review: Review) -> list[str]:
     if power and power["interval_log"] > _ROUGH and ("energy_J" in best.values):
         used = "energy" in review.problem.objectives or {"energy_J", "power_W"} & set(p["budget"])
         found.append((7.5 if used else 3, f"Energy and power are rough: 90 % interval times or divided by {math.exp(power['interval_log']):.1f}."))  # fmt: skip
-    for mark, grave in (("latency:experts_here", 6.8), ("prior:moe", 5.5), ("latency:size_here", 5)):
+    gravity = {
+        "latency:mixer_here": 6.85,
+        "latency:experts_here": 6.8,
+        "prior:mixer": 5.6,
+        "prior:moe": 5.5,
+        "latency:size_here": 5,
+    }
+    for mark, grave in gravity.items():
         marked = sum(mark in c.marks for c in review.frontier.candidates)
         if marked:
             which = f"{marked} of {n} designs" + (", the best among them" if mark in best.marks and marked < n else "")
