@@ -9,7 +9,7 @@ from codesign._layout import sublayers
 from codesign.architecture import Architecture
 from codesign.errors import SpecError
 
-__all__ = ["CODESIGN", "STACK_WRITERS", "stack_config"]
+__all__ = ["CODESIGN", "STACK_WRITERS", "common_fields", "stack_config"]
 
 #: model_type of designs that no family of transformers expresses; codesign alone reads it.
 CODESIGN = "codesign"
@@ -20,19 +20,10 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def stack_config(arch: Architecture, positions: int, dtype: str) -> dict[str, Any]:
-    """The config.json of a stack.
-
-    Raises:
-        SpecError: the family cannot express the architecture, or has no writer.
-    """
-    writer = STACK_WRITERS.get(arch.family)
-    if writer is None:
-        raise SpecError(
-            f"family '{arch.family}' is read, not written; families: {', '.join(sorted(STACK_WRITERS))} ('codesign' takes any)"
-        )
-    common: dict[str, Any] = {
-        "architectures": [_CLASSES[arch.family]],
+def common_fields(arch: Architecture, model_class: str, positions: int, dtype: str) -> dict[str, Any]:
+    """What every config.json says; token ids are null, because a design has no tokenizer yet."""
+    return {
+        "architectures": [model_class],
         "model_type": arch.family,
         "vocab_size": arch.vocab_size,
         "hidden_size": arch.d_model,
@@ -47,7 +38,20 @@ def stack_config(arch: Architecture, positions: int, dtype: str) -> dict[str, An
         "dtype": dtype,
         "torch_dtype": dtype,
     }
-    return common | writer(arch)
+
+
+def stack_config(arch: Architecture, positions: int, dtype: str) -> dict[str, Any]:
+    """The config.json of a stack.
+
+    Raises:
+        SpecError: the family cannot express the architecture, or has no writer.
+    """
+    writer = STACK_WRITERS.get(arch.family)
+    if writer is None:
+        raise SpecError(
+            f"family '{arch.family}' is read, not written; families: {', '.join(sorted(STACK_WRITERS))} ('codesign' takes any)"
+        )
+    return common_fields(arch, _CLASSES[arch.family], positions, dtype) | writer(arch)
 
 
 def _need(arch: Architecture, **wanted: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from codesign._architecture_checks import RECURRENT_FIELDS
 from codesign._hf_reader import Reader
 from codesign._layout import interleaved, usual_layout
 from codesign.architecture import Architecture
@@ -61,17 +62,7 @@ def _counts(mixers: str) -> dict[str, int]:
 def _build(fields: dict[str, Any], layout: str) -> Architecture:
     """The architecture; its layout only where it is not the usual one. Fields of recurrences only where one recurs."""
     if not fields.get("n_recurrent_layers"):
-        for name in (
-            "recurrence",
-            "n_state_heads",
-            "d_state_value",
-            "d_state_key",
-            "n_state_groups",
-            "d_conv",
-            "dt_rank",
-            "state_norm",
-        ):
-            fields.pop(name, None)
+        fields = {name: value for name, value in fields.items() if name not in RECURRENT_FIELDS}
     arch = Architecture(**fields)
     return arch if layout == usual_layout(arch) else replace(arch, layout=layout)
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from codesign._hf_families import FAMILIES, Family
-from codesign._hf_stack_write import STACK_WRITERS, stack_config
+from codesign._hf_stack_write import STACK_WRITERS, common_fields, stack_config
 from codesign._hf_stacks import STACKS
 from codesign.architecture import OPTIONAL, Architecture
 from codesign.errors import SpecError
@@ -51,28 +51,14 @@ def config_dict(arch: Architecture, *, max_position_embeddings: int, dtype: str 
         known = sorted({*FAMILIES, *STACK_WRITERS})
         raise SpecError(f"family '{arch.family}' has no config.json; families: {', '.join(known)}")
     _check(arch, family)
-    config: dict[str, Any] = {
-        "architectures": [family.model_class],
-        "model_type": arch.family,
-        "vocab_size": arch.vocab_size,
-        "hidden_size": arch.d_model,
-        "num_hidden_layers": arch.n_layers,
+    config = common_fields(arch, family.model_class, positions, dtype) | {
         "num_attention_heads": arch.n_heads,
         "num_key_value_heads": arch.n_kv_heads,
         "head_dim": arch.d_head,
         "intermediate_size": arch.d_ff or arch.n_active_experts * arch.d_ff_expert,
         family.act_key: family.act,
-        "max_position_embeddings": positions,
         family.norm_key: 1e-6 if family.norm_key == "rms_norm_eps" else 1e-5,
-        "tie_word_embeddings": arch.tied_embeddings,
         "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "use_cache": True,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-        "dtype": dtype,
-        "torch_dtype": dtype,
     }
     if family.bias_key:
         config[family.bias_key] = arch.qkv_bias
