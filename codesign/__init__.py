@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         load_space,
         read_frontier,
     )
+    from codesign.serving import Serving
     from codesign.workload import PRECISIONS, Precision, Workload
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "Rates",
     "RooflineModel",
     "SchemaError",
+    "Serving",
     "SpecError",
     "UnknownNameError",
     "Workload",
@@ -119,6 +121,7 @@ _WHERE = {
         "load_space",
         "read_frontier",
     ),
+    "serving": ("Serving",),
     "workload": ("PRECISIONS", "Precision", "Workload"),
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}

@@ -13,13 +13,18 @@ from dataclasses import replace
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError
 from codesign.measurement import Measurement, epoch_medians
+from codesign.models.features import is_stack
 
 __all__ = ["can_compose", "compose"]
 
 
 def can_compose(arch: Architecture) -> bool:
-    """Whether all layers are alike: no mix of windows, or of dense and expert layers."""
-    return arch.n_window_layers in (0, arch.n_layers) and not (arch.n_experts and arch.n_dense_layers)
+    """Whether all layers are alike: no mix of windows, of dense and expert layers, or of mixers."""
+    return (
+        not is_stack(arch)
+        and arch.n_window_layers in (0, arch.n_layers)
+        and not (arch.n_experts and arch.n_dense_layers)
+    )
 
 
 def compose(records: Sequence[Measurement], whole: Architecture) -> list[Measurement]:

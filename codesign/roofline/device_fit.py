@@ -30,6 +30,11 @@ Array = NDArray[np.float64]
 #: ln of seconds per unit, and its standard deviation, by term.
 Prior = Mapping[str, tuple[float, float]]
 _MIN_NOISE = 0.02
+#: Fields that say how many layers there are, of each kind, and in which order.
+_DEPTHS = (
+    "n_layers", "n_recurrent_layers", "n_window_layers", "n_kv_shared_layers", "n_looped_layers", "n_dense_layers", "extra_ffn_layers",
+    "layout",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +58,7 @@ class PassRow:
     @property
     def shape(self) -> str:
         """The architecture without its depth: what is left out together, since depths 1 and 3 of a shape tell the whole."""
-        return repr({name: value for name, value in self.arch.to_dict().items() if name != "n_layers"})
+        return repr({name: value for name, value in self.arch.to_dict().items() if name not in _DEPTHS})
 
     @property
     def params_active(self) -> float:

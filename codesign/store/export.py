@@ -70,7 +70,15 @@ def _row(o: Observation) -> dict[str, Any]:
 def _arch_columns(a: Architecture) -> dict[str, Any]:
     mixture = a.n_experts > 0
     kind = f"moe{a.n_experts}x{a.n_active_experts}" if mixture else "dense"
-    more = {"shared": a.n_shared_experts, "dense": a.n_dense_layers, "window": a.n_window_layers}
+    more = {
+        "shared": a.n_shared_experts,
+        "dense": a.n_dense_layers,
+        "window": a.n_window_layers,
+        a.recurrence: a.n_recurrent_layers,
+        "latent": a.kv_rank,
+        "sharedkv": a.n_kv_shared_layers,
+        "looped": a.n_looped_layers,
+    }
     kind = "+".join([kind, *(name for name, count in more.items() if count)])  # what the columns here do not describe
     return {
         "layers": a.n_layers,
