@@ -117,6 +117,9 @@ def estimate_tiered(
         )
     if not tiers:
         raise SpecError("give at least one tier, such as flash=2GB/s")
+    names = ["device", *(tier.name for tier in tiers)]
+    if len(set(names)) < len(names):
+        raise SpecError(f"tiers {', '.join(names[1:])} must have names of their own, other than device")
     estimate = cost.estimate(arch, workload, precision, energy=False)
     layers, experts = float(arch.n_moe_layers) * float(arch.loop_factor), arch.n_experts
     each = float(arch.params_expert) * precision.weight_bits_stored / 8

@@ -197,6 +197,8 @@ def family_axes(
         >>> family_axes(["dense", "recurrent"], [])
         (((0, 0),), ('full', 'mamba2:0', 'mlstm:0'))
     """
+    if not names:
+        raise SpecError(f"no family given; known: {', '.join(FAMILIES)}")
     for name in names:
         if name not in FAMILIES:
             close = difflib.get_close_matches(name, FAMILIES, n=1)

@@ -85,6 +85,8 @@ def test_what_cannot_be_is_refused() -> None:
         estimate_tiered(COST, ARCH, WORK, FORM, small, memory_B=fixed())
     with pytest.raises(SpecError, match="this model has none"):
         estimate_tiered(COST, ARCH.evolve(n_experts=0, n_active_experts=0, d_ff_expert=0, d_ff=100), WORK, FORM, flash)
+    with pytest.raises(SpecError, match="must have names of their own"):
+        estimate_tiered(COST, ARCH, WORK, FORM, flash * 2)
     with pytest.raises(SpecError, match="skew -1 must be"):
         choice_probabilities(4, 1, -1)
     with pytest.raises(SpecError, match="tier 'x': bandwidth_Bps 0 must be above zero"):

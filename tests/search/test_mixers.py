@@ -137,6 +137,8 @@ def test_families_are_axes() -> None:
     assert family_axes(["dense", "moe", "window"], [(8, 2)])[0] == ((0, 0), (8, 2))
     with pytest.raises(SpecError, match="unknown family 'hybrids'; did you mean 'hybrid'"):
         family_axes(["hybrids"], [])
+    with pytest.raises(SpecError, match="no family given"):
+        family_axes([], [])
     with pytest.raises(SpecError, match="this space has no experts"):
         family_axes(["moe"], [(0, 0)])
     for values in FAMILIES.values():
