@@ -155,6 +155,13 @@ class Architecture(Shape):
             raise SpecError(f"qk_norm '{self.qk_norm}' is not one of none, head, full")
         check_mixers(self)
 
+    @property
+    def d_ff_active(self) -> int:
+        """FFN width that one token uses: d_ff, or in a mixture K * d_ff_expert and the shared experts'."""
+        if not self.n_experts:
+            return self.d_ff
+        return self.n_active_experts * self.d_ff_expert + self.n_shared_experts * self.d_ff_shared
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values; those of other mixers and stacks only where they say something."""
         return {k: v for k, v in asdict(self).items() if k not in OPTIONAL or v != OPTIONAL[k]}

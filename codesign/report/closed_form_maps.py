@@ -113,7 +113,7 @@ def setting_of(review: Review) -> LawSetting:
     latency = problem.budget.latency_s or best.values["latency_s"]
     ttft = (problem.budget.ttft_s or best.values["ttft_s"]) if workload.prompt_tokens else None
     peak = peak_flop_per_s(device, form.compute)
-    active = arch.n_active_experts * arch.d_ff_expert if arch.n_experts else arch.d_ff
+    active = arch.d_ff_active
     rho = arch.n_active_experts / arch.n_experts if arch.n_experts else 1.0
     g, r, b_w = arch.n_heads / arch.n_kv_heads, active / arch.d_model, form.weight_bits_stored / 8
     memory = min(problem.budget.memory_B or np.inf, problem.memory_B)

@@ -17,9 +17,7 @@ __all__ = ["build", "picture", "varying_axes"]
 
 
 def _ratio(c: Candidate) -> float:
-    a = c.architecture
-    width = a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff
-    return float(width) / float(a.d_model)
+    return float(c.architecture.d_ff_active) / float(c.architecture.d_model)
 
 
 #: Key in the browser's data, title, and what decides whether the axis varies.

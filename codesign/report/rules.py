@@ -191,7 +191,7 @@ def _value(axis: str, c: Candidate, mixers: Sequence[str]) -> Any:
     if axis == "mixer":
         return mixer_of(a, mixers)
     if axis == "ffn_ratio":
-        return (a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model
+        return a.d_ff_active / a.d_model
     if axis == "experts":
         return _shown(axis, (a.n_experts, a.n_active_experts))
     return c.precision if axis == "precision" else getattr(a, axis)

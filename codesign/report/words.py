@@ -99,7 +99,7 @@ def space_edges(frontier: Frontier) -> list[tuple[str, float, int]]:
     axes = frontier.provenance["space"]["axes"]
     archs = [c.architecture for c in frontier.candidates]
     experts = [float(str(name).split("x")[0]) if "x" in str(name) else 0.0 for name in axes["experts"]]
-    widths = [(a.n_active_experts * a.d_ff_expert if a.n_experts else a.d_ff) / a.d_model for a in archs]
+    widths = [a.d_ff_active / a.d_model for a in archs]
     series: dict[str, tuple[list[float], list[float]]] = {
         "n_layers": (axes["n_layers"], [a.n_layers for a in archs]),
         "d_model": (axes["d_model"], [a.d_model for a in archs]),

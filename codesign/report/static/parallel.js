@@ -6,7 +6,7 @@ codesign.sections.parallel = (root, data, page) => {
   if (!q("plot")) return;
   const SHORT = { loss: [1, ""], ...Object.fromEntries(["params_active", "memory_B", "latency_s", "ttft_s", "energy_J"].map((k) => [k, page.metricScale(k)])) };
   const read = (d, key) => {
-    if (key === "ffn_ratio") return (d.arch.n_experts ? d.arch.n_active_experts * d.arch.d_ff_expert : d.arch.d_ff) / d.arch.d_model;
+    if (key === "ffn_ratio") return (d.arch.n_experts ? d.arch.n_active_experts * d.arch.d_ff_expert + d.arch.n_shared_experts * d.arch.d_ff_shared : d.arch.d_ff) / d.arch.d_model;
     if (key === "precision") return page.facts.precisions.indexOf(d.precision);
     return key in d.arch ? d.arch[key] : d.values[key] * (SHORT[key] ?? [1])[0];
   };
