@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from codesign._mixers import RECURRENCES
 from codesign._shape import Shape
 from codesign.errors import SpecError
 
-__all__ = ["RECURRENT_FIELDS", "check_mixers"]
+__all__ = ["RECURRENT_FIELDS", "check_list", "check_mixers"]
 
 #: Fields that only a recurrence has.
 RECURRENT_FIELDS = (
@@ -136,3 +140,39 @@ def _sublayers(arch: Shape) -> None:
             raise SpecError(
                 f"layout has {layout.count(letter)} of {letter} ({_LETTERS[letter]}), but the counts say {count}"
             )
+
+
+def check_list(arch: Shape, name: str, alike: str, values: Any) -> tuple[int, ...]:
+    """One number a layer as a tuple; () where all are alike.
+
+    Raises:
+        SpecError: not whole numbers, not one for each layer, or none that is the field's greatest.
+    """
+    count = arch.n_dense_ffn_layers if name == "ffn_widths" else arch.n_attention_layers
+    layers = "dense FFNs" if name == "ffn_widths" else "attention layers"
+    if not isinstance(values, (list, tuple)) or len(values) != count:
+        shown = f"{len(values)} numbers" if isinstance(values, (list, tuple)) else repr(values)
+        raise SpecError(f"{name} must list one number for each of the {count} {layers}, not {shown}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise SpecError(f"{name} must hold whole numbers of at least 1, not {value!r}")
+    greatest = getattr(arch, alike)
+    if max(values) != greatest:
+        raise SpecError(f"{alike} {greatest} must be the greatest of {name}, {max(values)}")
+    kept = tuple(int(value) for value in values)
+    if name == "ffn_widths":
+        _alone(arch, name, "n_shared_blocks", "n_looped_layers")
+        return kept if min(kept) != max(kept) else ()
+    _alone(arch, name, "n_shared_blocks", "n_looped_layers", "kv_rank", "n_kv_shared_layers", "n_window_layers")
+    for heads, kv in zip(
+        arch.layer_heads or [arch.n_heads] * count, arch.layer_kv_heads or [arch.n_kv_heads] * count, strict=False
+    ):
+        if heads % kv:
+            raise SpecError(f"a layer has n_kv_heads {kv}, which does not divide its n_heads {heads}")
+    return kept if min(kept) != max(kept) else ()
+
+
+def _alone(arch: Shape, name: str, *others: str) -> None:
+    for other in others:
+        if value := getattr(arch, other):
+            raise SpecError(f"{name} does not go with {other} {value}")

@@ -85,6 +85,13 @@ class Reader:
                 )
         return "".join(letters[name] for name in names)
 
+    def each(self, key: str, count: int) -> tuple[int, ...]:
+        """A list of one whole number of at least 1 for each layer."""
+        values = self.config.get(key)
+        if not isinstance(values, list) or len(values) != count:
+            raise SpecError(f"{self.where}: {key} must list a whole number for each of the {count} layers")
+        return tuple(self.check(key, value, 1) for value in values)
+
     def numbers(self, key: str, high: int) -> set[int] | None:
         """A list of layer numbers below `high`; None where absent or null."""
         value = self.config.get(key)

@@ -376,6 +376,31 @@ def _lfm2(read: Reader, name: str) -> Architecture:
     return _build(fields, interleaved(mixers, "F" * layers))
 
 
+def _openelm(read: Reader, name: str) -> Architecture:
+    """Heads and FFN widths that grow from layer to layer (arXiv 2404.14619)."""
+    layers, d = read.required("num_transformer_layers", high=_MAX_LAYERS), read.required("model_dim")
+    heads, kv = (read.each(key, layers) for key in ("num_query_heads", "num_kv_heads"))
+    multiple = read.count("ffn_dim_divisor", 256, 1)
+    shares = read.config.get("ffn_multipliers")
+    if (
+        not isinstance(shares, list)
+        or len(shares) != layers
+        or any(type(v) not in (int, float) or not v > 0 for v in shares)
+    ):
+        raise SpecError(f"{read.where}: ffn_multipliers must list a number above zero for each of the {layers} layers")
+    widths = []
+    for share in shares:
+        wanted = share * d
+        width = max(multiple, int(wanted + multiple / 2) // multiple * multiple)
+        widths.append(width + multiple if width < 0.9 * wanted else width)
+    return Architecture(
+        n_layers=layers, d_model=d, n_heads=max(heads), n_kv_heads=max(kv), d_head=read.required("head_dim"), d_ff=max(widths),
+        vocab_size=read.required("vocab_size"), tied_embeddings=read.flag("share_input_output_layers", True),
+        ffn_gated=read.flag("ffn_with_glu", True), qk_norm="head" if read.flag("normalize_qk_projections", False) else "none",
+        ffn_widths=tuple(widths), layer_heads=heads, layer_kv_heads=kv, family=name,
+    )  # fmt: skip
+
+
 def _own(read: Reader, name: str) -> Architecture:
     """Designs that no family of transformers expresses: all fields of the architecture."""
     fields = read.config.get("architecture")
@@ -388,6 +413,6 @@ def _own(read: Reader, name: str) -> Architecture:
 STACKS: dict[str, Callable[[Reader, str], Architecture]] = {
     "bamba": _bamba, "codesign": _own, "deepseek_v2": _deepseek, "deepseek_v3": _deepseek, "falcon_mamba": _mamba, "gpt_oss": _gpt_oss,
     "granitemoe": _mixture, "granitemoehybrid": _granite_hybrid, "jamba": _jamba, "lfm2": _lfm2, "mamba": _mamba,
-    "mamba2": _mamba, "minicpm3": _latent_dense, "nemotron_h": _nemotron_h, "olmoe": _mixture, "qwen3_5_moe_text": _delta,
+    "mamba2": _mamba, "minicpm3": _latent_dense, "nemotron_h": _nemotron_h, "olmoe": _mixture, "openelm": _openelm, "qwen3_5_moe_text": _delta,
     "qwen3_5_text": _delta, "qwen3_next": _delta, "xlstm": _xlstm, "youtu": _latent_dense, "zamba2": _zamba2,
 }  # fmt: skip

@@ -68,16 +68,39 @@ class Shape:
     attention_adapters: Any
     n_loops: Any
     n_looped_layers: Any
+    ffn_widths: Any
+    layer_heads: Any
+    layer_kv_heads: Any
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether FFN widths or heads differ from layer to layer (in a batch: of any)."""
+        return any(np.size(values) > 0 for values in (self.ffn_widths, self.layer_heads, self.layer_kv_heads))
+
+    @property
+    def d_ff_mean(self) -> Any:
+        """Mean width of the dense FFNs. Parameters, FLOP and bytes are linear in it: those of the mean are those of all layers."""
+        return _mean(self.ffn_widths, self.n_dense_ffn_layers, self.d_ff)
+
+    @property
+    def n_heads_mean(self) -> Any:
+        """Mean number of query heads of the attention layers."""
+        return _mean(self.layer_heads, self.n_attention_layers, self.n_heads)
+
+    @property
+    def n_kv_heads_mean(self) -> Any:
+        """Mean number of KV heads of the attention layers."""
+        return _mean(self.layer_kv_heads, self.n_attention_layers, self.n_kv_heads)
 
     @property
     def d_query(self) -> Any:
-        """Width of the query projection: n_heads * d_head."""
-        return self.n_heads * self.d_head
+        """Width of the query projection, n_heads * d_head; the mean where heads differ from layer to layer."""
+        return self.n_heads_mean * self.d_head
 
     @property
     def d_kv(self) -> Any:
-        """Width of the key (or value) projection: n_kv_heads * d_head."""
-        return self.n_kv_heads * self.d_head
+        """Width of the key (or value) projection, n_kv_heads * d_head; the mean where heads differ from layer to layer."""
+        return self.n_kv_heads_mean * self.d_head
 
     @property
     def d_value_head(self) -> Any:
@@ -131,7 +154,7 @@ class Shape:
         if np.any(self.attention_gate):
             count = count + self.attention_gate * (d * dq + self.qkv_bias * dq)
         if np.any(self.attention_sinks):
-            count = count + self.attention_sinks * self.n_heads
+            count = count + self.attention_sinks * self.n_heads_mean
         if self.qk_norm == "head":
             count = count + 2 * self.d_head
         elif self.qk_norm == "full":
@@ -157,9 +180,8 @@ class Shape:
     @property
     def params_ffn(self) -> Any:
         """Per dense layer: ffn_matrices * d * d_ff, plus biases."""
-        return self.ffn_matrices * self.d_model * self.d_ff + self.mlp_bias * (
-            (1 + self.ffn_gated) * self.d_ff + self.d_model
-        )
+        width = self.d_ff_mean
+        return self.ffn_matrices * self.d_model * width + self.mlp_bias * ((1 + self.ffn_gated) * width + self.d_model)
 
     @property
     def params_expert(self) -> Any:
@@ -204,7 +226,9 @@ class Shape:
             body = body - self.n_kv_shared_layers * self.params_shared_kv
         if np.any(self.n_experts):
             body = body + self.n_moe_layers * (self.params_moe_common + n_experts * self.params_expert)
-        return body
+        return (
+            round(float(body)) if self.is_uneven and not np.ndim(body) else body
+        )  # a count, though means are fractions
 
     @property
     def _params_shared_blocks(self) -> tuple[Any, Any]:
@@ -237,6 +261,11 @@ class Shape:
     def params_active(self) -> Any:
         """Stored parameters less the experts that a token does not use."""
         return self.params_active_nonembedding + self.params_embedding + self.params_head
+
+
+def _mean(values: Any, count: Any, alike: Any) -> Any:
+    """Mean of one number a layer (in a batch: rows of them, padded with zeros); `alike` where there are none."""
+    return np.sum(values, axis=-1) / np.maximum(count, 1) if np.size(values) else alike
 
 
 #: One architecture or a batch of them: what formulas read.

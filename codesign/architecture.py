@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign._architecture_checks import RECURRENT_FIELDS, check_mixers
+from codesign._architecture_checks import RECURRENT_FIELDS, check_list, check_mixers
 from codesign._shape import ArchitectureLike, Shape
 from codesign.errors import SpecError
 
@@ -45,6 +45,8 @@ class Architecture(Shape):
         layout: order of the sublayers, a letter each: A attention, W attention with the window, R recurrence, F dense FFN,
             E mixture ("": mixer and FFN in turn, kinds spread evenly). It decides the config.json, not the cost.
         n_loops: how often n_looped_layers layers in the middle run (looped models: one set of weights, a cache each time).
+        ffn_widths: width of each dense FFN in order, where they differ (d_ff is the widest); layer_heads, layer_kv_heads: query
+            and KV heads of each attention layer, where they differ (n_heads, n_kv_heads are the most).
         n_shared_blocks: distinct attention-and-FFN blocks of Zamba2 that all attention layers share, with adapters of
             adapter_rank (attention_adapters: on Q, K and V too).
         family: `model_type` of the config.json that this architecture reads from and writes to.
@@ -108,6 +110,9 @@ class Architecture(Shape):
     attention_adapters: bool = False
     n_loops: int = 1
     n_looped_layers: int = 0
+    ffn_widths: tuple[int, ...] = ()
+    layer_heads: tuple[int, ...] = ()
+    layer_kv_heads: tuple[int, ...] = ()
     family: str = "llama"
 
     def __post_init__(self) -> None:
@@ -154,17 +159,22 @@ class Architecture(Shape):
         if self.qk_norm not in ("none", "head", "full"):
             raise SpecError(f"qk_norm '{self.qk_norm}' is not one of none, head, full")
         check_mixers(self)
+        for name, alike in _LISTS.items():
+            value = getattr(self, name)
+            if value != ():
+                object.__setattr__(self, name, check_list(self, name, alike, value))
 
     @property
     def d_ff_active(self) -> int:
-        """FFN width that one token uses: d_ff, or in a mixture K * d_ff_expert and the shared experts'."""
+        """FFN width that one token uses: d_ff (the widest), or in a mixture K * d_ff_expert and the shared experts'."""
         if not self.n_experts:
             return self.d_ff
         return self.n_active_experts * self.d_ff_expert + self.n_shared_experts * self.d_ff_shared
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values; those of other mixers and stacks only where they say something."""
-        return {k: v for k, v in asdict(self).items() if k not in OPTIONAL or v != OPTIONAL[k]}
+        shown = {k: v for k, v in asdict(self).items() if k not in OPTIONAL or v != OPTIONAL[k]}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Architecture:
@@ -183,6 +193,21 @@ class Architecture(Shape):
 
     def evolve(self, **changes: Any) -> Architecture:
         """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def sublayer(self, letter: str, index: int) -> Architecture:
+        """This architecture with the FFN width or the heads of one sublayer throughout.
+
+        Args:
+            letter: of `layout`; index: which of the dense FFNs (F), or of the attention layers (A and W).
+        """
+        changes: dict[str, Any] = {"ffn_widths": (), "layer_heads": (), "layer_kv_heads": ()}
+        if letter == "F" and self.ffn_widths:
+            changes["d_ff"] = self.ffn_widths[index]
+        if letter in "AW":
+            for name, alike in (("layer_heads", "n_heads"), ("layer_kv_heads", "n_kv_heads")):
+                if getattr(self, name):
+                    changes[alike] = getattr(self, name)[index]
         return replace(self, **changes)
 
 
@@ -229,6 +254,8 @@ _FLAGS = (
     "attention_adapters",
 )
 _TEXTS = ("qk_norm", "recurrence", "layout", "family")
+#: Fields of one number a layer, and the field that holds the greatest of them.
+_LISTS = {"ffn_widths": "d_ff", "layer_heads": "n_heads", "layer_kv_heads": "n_kv_heads"}
 
 
 def batch_key(arch: Architecture) -> tuple[str, str]:
@@ -319,6 +346,9 @@ class ArchitectureBatch(Shape):
     attention_adapters: Any = False
     n_loops: Any = 1
     n_looped_layers: Any = 0
+    ffn_widths: Any = ()
+    layer_heads: Any = ()
+    layer_kv_heads: Any = ()
     family: str = "llama"
 
     @classmethod
@@ -342,6 +372,8 @@ class ArchitectureBatch(Shape):
             values = [getattr(a, field.name) for a in architectures]
             if field.name in _TEXTS:
                 columns[field.name] = values[0]
+            elif field.name in _LISTS:
+                columns[field.name] = _padded(architectures, field.name)
             else:
                 columns[field.name] = np.asarray(values, dtype=np.float64)
         return cls(**{**columns, "recurrence": kinds[0] if kinds else "none", "layout": ""})
@@ -353,7 +385,7 @@ class ArchitectureBatch(Shape):
         return np.broadcast_shapes(*arrays)
 
     def _values(self) -> Iterator[Any]:
-        return (getattr(self, field.name) for field in fields(self))
+        return (getattr(self, field.name) for field in fields(self) if field.name not in _LISTS)
 
     def pick(self, index: tuple[Any, ...]) -> Architecture:
         """The architecture at one multi-index of `shape`."""
@@ -361,10 +393,24 @@ class ArchitectureBatch(Shape):
         values: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, str):
+            if field.name in _LISTS:
+                rows = np.broadcast_to(value, (*shape, np.shape(value)[-1]))
+                value = tuple(int(v) for v in rows[index] if v)
+            elif not isinstance(value, str):
                 value = np.broadcast_to(value, shape)[index].item()
                 value = bool(value) if field.name in _FLAGS else int(value)
             values[field.name] = value
         if not values["n_recurrent_layers"]:
             values |= {name: OPTIONAL[name] for name in RECURRENT_FIELDS}
         return Architecture(**values)
+
+
+def _padded(architectures: list[Architecture], name: str) -> Any:
+    """Rows (n, layers) of one number a layer, zeros behind the last; () where all layers of all architectures are alike."""
+    if not any(getattr(a, name) for a in architectures):
+        return ()
+    counts = [a.n_dense_ffn_layers if name == "ffn_widths" else a.n_attention_layers for a in architectures]
+    out = np.zeros((len(architectures), max(counts)))
+    for row, arch, count in zip(out, architectures, counts, strict=True):
+        row[:count] = getattr(arch, name) or getattr(arch, _LISTS[name])
+    return out

@@ -5,7 +5,8 @@ FLOP are multiply-adds times two of the matrix products (projections, attention,
 S * (S + 1) / 2 (what flash kernels do), where torch counts the full square S**2. Bytes are what one pass must move at least:
 weights once, activations in and out, the KV cache and recurrent states read and written. Norms, rotary embedding, short
 convolutions and activations carry bytes and no FLOP. The output head runs for the last position only, as serving engines do.
-Looped layers and shared blocks move their weights at each use. `codesign._mixer_operators` has attention and recurrences.
+Looped layers and shared blocks move their weights at each use. Where widths or heads differ from layer to layer, an operator is that
+of the mean layer: FLOP and bytes are linear in both, so that sums are exact. `codesign._mixer_operators` has attention and recurrences.
 
 All formulas broadcast, so fields of the architecture may be integers, flat arrays or open meshes.
 """
@@ -129,8 +130,8 @@ def lower(arch: ArchitectureLike, workload: Workload, precision: Precision, phas
     if np.any(ffns):
         add("ffn_norm", "elementwise", 0, 0, d_act, d_act, ffns)
     if np.any(dense):
-        hidden = arch.d_ff * (tokens * act)
-        _ffn(arch, "ffn", d * arch.d_ff, hidden, d_act, dense, gemm, add)
+        hidden = arch.d_ff_mean * (tokens * act)
+        _ffn(arch, "ffn", d * arch.d_ff_mean, hidden, d_act, dense, gemm, add)
     if np.any(arch.n_experts):
         _mixture(arch, tokens, act, bits, d_act, arch.n_moe_layers * loops, gemm, add)
     add("final_norm", "elementwise", 0, 0, d_act, d_act, 1)

@@ -134,6 +134,45 @@ def test_dictionaries_round_trip_and_typos_are_named() -> None:
         arch.n_layers = 3  # type: ignore[misc]
 
 
+UNEVEN = Architecture(**{**BASE, "d_ff": 192}, ffn_widths=(64, 192))
+
+
+def test_lists_of_one_number_a_layer() -> None:
+    even = Architecture(**{**BASE, "d_ff": 128})
+    assert UNEVEN.params_total == even.params_total and isinstance(UNEVEN.params_total, int)
+    assert UNEVEN.d_ff_mean == 128 and UNEVEN.is_uneven and not even.is_uneven
+    assert Architecture(**{**BASE, "d_ff": 128}, ffn_widths=[128, 128]) == even  # type: ignore[arg-type]
+    assert Architecture.from_dict(UNEVEN.to_dict()) == UNEVEN and UNEVEN.to_dict()["ffn_widths"] == [64, 192]
+    assert UNEVEN.sublayer("F", 0) == Architecture(**{**BASE, "d_ff": 64})
+    heads = UNEVEN.evolve(layer_heads=(2, 4), layer_kv_heads=(1, 2))
+    assert heads.sublayer("A", 0).n_kv_heads == 1 and heads.d_query == 3 * BASE["d_head"]
+    assert heads.params_total < UNEVEN.params_total
+    batch = ArchitectureBatch.of([heads, even, UNEVEN])
+    assert [batch.pick((i,)) for i in range(3)] == [heads, even, UNEVEN]
+    assert batch.params_total.tolist() == [heads.params_total, even.params_total, UNEVEN.params_total]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ffn_widths": (64,)}, "ffn_widths must list one number for each of the 2 dense FFNs, not 1 numbers"),
+        ({"ffn_widths": 64}, "ffn_widths must list one number for each of the 2 dense FFNs, not 64"),
+        ({"ffn_widths": (64, 0)}, "ffn_widths must hold whole numbers of at least 1, not 0"),
+        ({"ffn_widths": (64.0, 192)}, "ffn_widths must hold whole numbers"),
+        ({"ffn_widths": (64, 128)}, "d_ff 192 must be the greatest of ffn_widths, 128"),
+        ({"layer_heads": (3, 4)}, "n_kv_heads 2, which does not divide its n_heads 3"),
+        (
+            {"layer_heads": (2, 4), "n_window_layers": 1, "window_tokens": 8},
+            "layer_heads does not go with n_window_layers 1",
+        ),
+        ({"n_loops": 2, "n_looped_layers": 2}, "ffn_widths does not go with n_looped_layers 2"),
+    ],
+)
+def test_bad_lists_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        UNEVEN.evolve(**change)
+
+
 def test_a_batch_has_the_fields_of_one_architecture() -> None:
     assert [f.name for f in dataclasses.fields(ArchitectureBatch)] == [f.name for f in dataclasses.fields(Architecture)]
     for one, many in zip(dataclasses.fields(Architecture), dataclasses.fields(ArchitectureBatch), strict=True):

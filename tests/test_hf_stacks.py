@@ -129,10 +129,11 @@ def test_parameters_equal_those_of_transformers(name: str) -> None:
 
 
 def test_every_family_is_covered() -> None:
-    assert {config["model_type"] for config in SMALL.values()} == set(STACKS) - {"codesign"}
+    assert {config["model_type"] for config in SMALL.values()} == set(STACKS) - {"codesign", "openelm"}
 
 
-PUBLIC = [name for name in known_models() if read_config(name).family in STACKS]
+ALONE = [name for name in known_models() if "_counted_by" in known_config(name)]  # transformers has no such model
+PUBLIC = [name for name in known_models() if read_config(name).family in STACKS and name not in ALONE]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -145,6 +146,40 @@ def test_public_models_have_the_parameters_that_transformers_counts(name: str) -
     assert arch.params_total == count(transformers_model(config)) == known_config(name)["_params_total"]
     if arch.n_experts:
         assert arch.params_active < 0.5 * arch.params_total
+
+
+def test_openelm_has_the_published_sizes() -> None:
+    """Heads and FFN widths of 270M as published implementations list them; sizes of the four as named (arXiv 2404.14619: 1.08B, 3.04B)."""
+    small = read_config("openelm-270m")
+    assert small.ffn_widths == (
+        768, 1024, 1280, 1536, 1792, 2048, 2560, 2816, 3072, 3328, 3584, 3840, 4352, 4608, 4864, 5120,
+    )  # fmt: skip
+    assert (small.n_heads, small.layer_heads[:6], small.layer_kv_heads[-1]) == (20, (12, 12, 12, 12, 12, 16), 5)
+    sizes = [read_config(f"openelm-{size}").params_total for size in ("270m", "450m", "1.1b", "3b")]
+    assert sizes == [
+        known_config(name)["_params_total"] for name in ("openelm-270m", "openelm-450m", "openelm-1.1b", "openelm-3b")
+    ]
+    assert [round(size / 1e9, 2) for size in sizes] == [0.27, 0.46, 1.08, 3.04]
+    torch = pytest.importorskip("torch")
+    from codesign.models.decoder import build_decoder
+
+    with torch.device("meta"):
+        assert count(build_decoder(small)) == small.params_total
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_query_heads": [12] * 15}, "num_query_heads must list a whole number for each of the 16 layers"),
+        ({"num_kv_heads": [3] * 15 + ["3"]}, "num_kv_heads must be a whole number"),
+        ({"ffn_multipliers": [1.0] * 15 + [0]}, "ffn_multipliers must list a number above zero"),
+        ({"ffn_multipliers": 4.0}, "ffn_multipliers must list"),
+        ({"num_kv_heads": [5] * 16}, "n_kv_heads 5, which does not divide its n_heads 12"),
+    ],
+)
+def test_bad_lists_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        architecture_from_config({**known_config("openelm-270m"), **change}, "config.json")
 
 
 def test_there_are_public_models_of_every_kind() -> None:

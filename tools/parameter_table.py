@@ -38,7 +38,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     lines, equal = [], 0
     families: Counter[str] = Counter()
+    alone = [name for name in known_models() if "_counted_by" in known_config(name)]
     for name in known_models():
+        if name in alone:
+            continue
         arch, reference = read_config(name), theirs(name)
         same = arch.params_total == reference
         equal += same
@@ -53,7 +56,10 @@ def main() -> None:
         f"**{equal} of {len(lines)} equal.** " + "; ".join(f"{kind} {count}" for kind, count in sorted(families.items())) + ".", "",
         "| model | model_type | architecture | ours | transformers | |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    OUT.write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
+    tail = ["", "Bundled, but not in transformers, so that ours is the only count (the published sizes are 0.27B, 0.45B, 1.08B and 3.04B, arXiv "
+            "2404.14619):", "", "| model | architecture | ours |", "|---|---|---|"]  # fmt: skip
+    tail += [f"| {name} | {arch_text(read_config(name))} | {read_config(name).params_total:,} |" for name in alone]
+    OUT.write_text("\n".join([*head, *lines, *tail, ""]), encoding="utf-8")
     print(f"{equal} of {len(lines)} equal; written: {OUT}")
     raise SystemExit(0 if equal == len(lines) else 1)
 

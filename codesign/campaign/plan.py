@@ -69,7 +69,7 @@ def _coordinates(pool: Sequence[Architecture]) -> Array:
     """ln of what decides the cost, scaled to unit range over the pool: (n, 7)."""
     rows = [
         (
-            a.n_layers, a.d_model, a.d_ff + a.n_active_experts * a.d_ff_expert, a.d_query, a.d_kv, a.vocab_size,
+            a.n_layers, a.d_model, a.d_ff_mean + a.n_active_experts * a.d_ff_expert, a.d_query, a.d_kv, a.vocab_size,
             1 + a.n_experts,
         )
         for a in pool

@@ -51,12 +51,16 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
 def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candidate], str]]]:
     """Headings and cells; a narrow terminal gets fewer columns (the files have them all)."""
     from codesign.cli.common import perplexity
-    from codesign.report.words import mixer_text
+    from codesign.report.words import mixer_text, span_text
     from codesign.units import format_bytes, format_count, format_energy, format_seconds
 
     def ffn(c: Candidate) -> str:
         a = c.architecture
-        return f"{a.n_experts}x{a.d_ff_expert} top-{a.n_active_experts}" if a.n_experts else str(a.d_ff)
+        return (
+            f"{a.n_experts}x{a.d_ff_expert} top-{a.n_active_experts}"
+            if a.n_experts
+            else span_text(a.ffn_widths, a.d_ff)
+        )
 
     def size(c: Candidate) -> str:
         total, active = c.values["params"], c.values["params_active"]

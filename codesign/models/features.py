@@ -70,6 +70,7 @@ _STACK_TRAITS: dict[str, tuple[float, float, float, Literal["silu", "gelu_tanh",
     "mamba2": (0.0, 10_000.0, 1e-5, "silu"),
     "minicpm3": (1.0, 10_000.0, 1e-6, "silu"),
     "nemotron_h": (0.0, 10_000.0, 1e-5, "relu2"),
+    "openelm": (1.0, 10_000.0, 1e-6, "silu"),
     "olmoe": (1.0, 10_000.0, 1e-5, "silu"),
     "qwen3_5_moe_text": (0.25, 10_000_000.0, 1e-6, "silu"),
     "qwen3_5_text": (0.25, 10_000_000.0, 1e-6, "silu"),
@@ -84,7 +85,7 @@ def is_stack(arch: Architecture) -> bool:
     """Whether a model is more than attention and FFN in turn, and runs as a `codesign.models.stack.Stack`."""
     more: tuple[Any, ...] = (
         arch.n_recurrent_layers, arch.kv_rank, arch.attention_gate, arch.layout, arch.extra_ffn_layers,
-        arch.n_kv_shared_layers, arch.n_looped_layers, arch.attention_sinks, arch.expert_bias, arch.n_shared_blocks,
+        arch.n_kv_shared_layers, arch.n_looped_layers, arch.attention_sinks, arch.expert_bias, arch.n_shared_blocks, arch.is_uneven,
     )  # fmt: skip
     return any(more) or arch.family not in FAMILIES
 

@@ -23,14 +23,18 @@ from codesign.models.mixers import RECURRENT, LatentAttention, Recurrent
 __all__ = ["Stack"]
 
 Cache = list[tuple[Tensor, ...]]
+#: Letters of sublayers that are numbered together.
+_ALIKE = {"A": "AW", "W": "AW"}
 
 
 class Sublayer(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
-    """A norm and a mixer or FFN."""
+    """A norm and a mixer or FFN; `index` counts the sublayers of its kind."""
 
-    def __init__(self, arch: Architecture, letter: str, shares: bool) -> None:
+    def __init__(self, arch: Architecture, letter: str, index: int, shares: bool) -> None:
         super().__init__()
         has = features(arch)
+        if arch.is_uneven:
+            arch = arch.sublayer(letter, index)
         self.letter, self.norm = letter, RMSNorm(arch.d_model, has.norm_eps)
         if letter in "FE":
             self.block: Any = FeedForwardBlock(arch, has, letter == "E")
@@ -59,7 +63,10 @@ class Stack(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         self.sources = _sources(letters, arch.n_kv_shared_layers)
         self.order = _order(letters, arch)
         self.embed_tokens = nn.Embedding(arch.vocab_size, arch.d_model)
-        self.sublayers = nn.ModuleList(Sublayer(arch, c, i in self.sources) for i, c in enumerate(letters))
+        self.sublayers = nn.ModuleList(
+            Sublayer(arch, c, sum(other in _ALIKE.get(c, c) for other in letters[:i]), i in self.sources)
+            for i, c in enumerate(letters)
+        )
         self.final_norm = RMSNorm(arch.d_model, self.has.norm_eps)
         self.lm_head = None if arch.tied_embeddings else nn.Linear(arch.d_model, arch.vocab_size, bias=False)
 
@@ -73,7 +80,7 @@ class Stack(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
                 continue
             if isinstance(layer.block, Attention):
                 kept = min(past, arch.window_tokens - 1) if layer.letter == "W" else past
-                shapes.append([(batch, arch.n_kv_heads, kept, arch.d_head)] * 2)
+                shapes.append([(batch, layer.block.arch.n_kv_heads, kept, arch.d_head)] * 2)
             else:
                 shapes.append(layer.block.cache_shapes(batch, past))
         return shapes

@@ -184,7 +184,9 @@ class SurrogateLaw(LossLaw):
             return np.asarray(_priors.activated_width(arch) * 3.0 / self.data["ffn_matrices"], dtype=float)
         if name == "d_ff_shared":
             return np.multiply(arch.n_shared_experts, arch.d_ff_shared, dtype=float)
-        fields = {"head_dim": "d_head", "top_k": "n_active_experts", "vocab": "vocab_size"}
+        fields = {
+            "head_dim": "d_head", "top_k": "n_active_experts", "vocab": "vocab_size", "n_heads": "n_heads_mean", "n_kv_heads": "n_kv_heads_mean",
+        }  # fmt: skip
         return np.asarray(getattr(arch, fields.get(name, name)), dtype=float)
 
     def _moe(self, arch: Any) -> _priors.Term:

@@ -102,7 +102,7 @@ class LossLaw:
             "aspect": _float(arch.d_model) / _float(arch.n_layers),
             "tokens": _float(tokens),
             "ffn_ratio": _priors.activated_width(arch) / _float(arch.d_model),
-            "n_kv": _float(arch.n_kv_heads),
+            "n_kv": _float(arch.n_kv_heads_mean),
             "d_head": _float(arch.d_head),
             "vocab": _float(arch.vocab_size),
             "experts": np.maximum(_float(self._experts(arch)), 1.0),
@@ -246,7 +246,7 @@ class LossLaw:
             if np.any(arch.n_experts):
                 mixed = np.asarray(arch.n_experts) > 0
                 rho = np.where(mixed, _float(arch.n_active_experts) / np.maximum(_float(arch.n_experts), 1.0), 1.0)
-            kv = np.multiply(arch.d_head, arch.n_kv_heads, dtype=float)
+            kv = np.multiply(arch.d_head, arch.n_kv_heads_mean, dtype=float)
             ratio = _priors.activated_width(arch) / _float(arch.d_model)
             mean = paper_eq2(self.meta["paper"]["parameters"], arch.n_layers, arch.d_model, kv, ratio, rho)
         else:
@@ -300,4 +300,6 @@ class LossLaw:
             for name in {"kv", "d_head"} & set(terms):
                 terms[name] = _priors.Term(share * terms[name].shift, share * terms[name].spread)
             terms["mixer"] = _priors.mixer_term(arch, np.log(_float(arch.params_active_nonembedding) / 1e8))
+        if arch.is_uneven:
+            terms["uneven"] = _priors.uneven_term(arch)
         return terms

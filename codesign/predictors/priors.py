@@ -12,6 +12,7 @@ The numbers come from the law's JSON (``priors``), each with its source. Dimensi
 - ``moe``: ``ln N_eff - ln N_active``, from deepmind_routed, discounted by its transfer to steplaw_moe.
 - ``mixer``: recurrent layers: the gap of mLSTM to Llama at equal N and D (`mixer_prior.json`, tools/fit_mixer_prior.py).
 - ``window``: no number; Gemma 3's report (arXiv 2503.19786, section 5.3) finds minimal change with 5 of 6 layers local.
+- ``uneven``: no shift where FFN widths or heads differ from layer to layer, a spread of 0.0028 nats (results/uneven_layers.md).
 - ``vocab``: no number; losses per token of different vocabularies do not compare.
 """
 
@@ -28,10 +29,13 @@ import numpy.typing as npt
 from codesign.predictors.scaling import moe_gain
 
 __all__ = [
-    "Term", "activated_width", "d_head_term", "equivalent_experts", "ffn_ratio_term", "kv_term", "mixer_term", "moe_term", "unpriced",
+    "Term", "activated_width", "d_head_term", "equivalent_experts", "ffn_ratio_term", "kv_term", "mixer_term", "moe_term", "uneven_term", "unpriced",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
+
+#: Nats: twice the standard error of what a taper of the FFN widths does.
+_UNEVEN_STD = 0.0028
 
 
 class Term(NamedTuple):
@@ -49,10 +53,10 @@ def activated_width(arch: Any) -> Any:
     """
     matrices = (2 + np.multiply(arch.ffn_gated, 1)) / 3.0
     if not np.any(arch.n_experts):
-        return arch.d_ff * matrices
+        return arch.d_ff_mean * matrices
     share = np.where(np.asarray(arch.n_experts) > 0, 1 - np.divide(arch.n_dense_layers, arch.n_layers), 0.0)
     routed = arch.n_active_experts * arch.d_ff_expert + arch.n_shared_experts * arch.d_ff_shared
-    return (share * routed + (1 - share) * arch.d_ff) * matrices
+    return (share * routed + (1 - share) * arch.d_ff_mean) * matrices
 
 
 def equivalent_experts(arch: Any, active: Any, fraction: float) -> Any:
@@ -82,7 +86,7 @@ def kv_term(arch: Any, prior: dict[str, Any]) -> Term:
     The full published size is the shift (a search should not get narrow KV for free); the spread is a share of it.
     """
     power = -float(prior["exponent"])
-    width = np.multiply(arch.d_head, arch.n_kv_heads, dtype=float)
+    width = np.multiply(arch.d_head, arch.n_kv_heads_mean, dtype=float)
     usual = float(prior["width_share"]) * np.asarray(arch.d_model, dtype=float)
     shift = float(prior["coefficient"]) * (width**power - usual**power)
     return Term(shift, float(prior["relative_std"]) * shift)
@@ -146,6 +150,18 @@ def mixer_term(arch: Any, n: Any) -> Term:
     left = prior["context_factor"] ** np.log2(16384 / prior["context_tokens"])
     known = arch.recurrence in prior["measured"]
     return Term((left if known else 0.0) * gap, gap)
+
+
+def uneven_term(arch: Any) -> Term:
+    """Layers of different widths at equal totals: of 783 trained models a profile that rises fourfold adds -0.0009 +- 0.0014 nats
+    (`tools/uneven_layers.py`); the spread is twice that standard error.
+    """
+    differs = (
+        (np.asarray(arch.d_ff_mean) != arch.d_ff)
+        | (np.asarray(arch.n_heads_mean) != arch.n_heads)
+        | (np.asarray(arch.n_kv_heads_mean) != arch.n_kv_heads)
+    )
+    return Term(0.0, _UNEVEN_STD * differs)
 
 
 def unpriced(arch: Any) -> dict[str, Any]:

@@ -59,6 +59,10 @@ MARKS: dict[str, tuple[str, str]] = {
         "recurrent layers: mLSTM's gap to attention at equal size and tokens, from another data set; others taken as attention's, within that",
     ),
     "prior:window": ("W", "windows: no term; a report finds minimal change with 5 of 6 layers local"),
+    "prior:uneven": (
+        "U",
+        "FFN widths or heads differ from layer to layer: as the mean layer; trained models show no difference at equal totals",
+    ),
     "unpriced:latent": ("$L", "latent attention: no data at hand tells its loss, shown as that of full attention"),
     "unpriced:shared_kv": ("$K", "keys and values shared between layers: no data at hand tells the loss"),
     "unpriced:looped": ("$O", "looped layers: no data at hand tells the loss"),
@@ -161,7 +165,7 @@ def family_text(arch: Architecture) -> str:
         return f"{kind}, {_RECURRENCES[arch.recurrence]} {'alone' if alone else 'hybrid'}"
     for name, has in (
         ("latent attention", arch.kv_rank), ("shared KV", arch.n_kv_shared_layers), ("looped", arch.n_looped_layers),
-        ("windows", arch.n_window_layers),
+        ("windows", arch.n_window_layers), ("uneven layers", arch.is_uneven),
     ):  # fmt: skip
         if has:
             return f"{kind}, {name}"
@@ -175,13 +179,21 @@ def arch_text(arch: Architecture) -> str:
         >>> from codesign.hf_config import read_config
         >>> arch_text(read_config("qwen2.5-0.5b"))
         '24 layers × 896, 14 heads (2 KV) of 64, FFN 4864'
+        >>> arch_text(read_config("openelm-270m"))
+        '16 layers × 1280, 12 to 20 heads (3 to 5 KV) of 64, FFN 768 to 5120'
     """
-    ffn = f"FFN {arch.d_ff}" if arch.n_ffn_layers else "no FFN"
+    ffn = f"FFN {span_text(arch.ffn_widths, arch.d_ff)}" if arch.n_ffn_layers else "no FFN"
     if arch.n_experts:
         ffn = f"{arch.n_experts} experts of {arch.d_ff_expert}, {arch.n_active_experts} active"
     mixer = mixer_text(arch)
-    heads = f"{arch.n_heads} heads ({arch.n_kv_heads} KV) of {arch.d_head}" if arch.n_attention_layers else ""
+    shown = f"{span_text(arch.layer_heads, arch.n_heads)} heads ({span_text(arch.layer_kv_heads, arch.n_kv_heads)} KV) of {arch.d_head}"
+    heads = shown if arch.n_attention_layers else ""
     return ", ".join(part for part in (f"{arch.n_layers} layers × {arch.d_model}", heads, mixer, ffn) if part)
+
+
+def span_text(values: tuple[int, ...], alike: int) -> str:
+    """The number of every layer, or the least and greatest of those that differ."""
+    return f"{min(values)} to {max(values)}" if values else str(alike)
 
 
 def _pct(value: float) -> str:

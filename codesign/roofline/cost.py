@@ -98,7 +98,7 @@ def memory_bytes(arch: ArchitectureLike, workload: Workload, precision: Precisio
             arch.ffn_matrices - 1
         )
         hidden = np.maximum(hidden, routed)
-    projections = 2 * arch.d_query + 2 * arch.d_kv
+    projections = 2 * (arch.n_heads + arch.n_kv_heads) * arch.d_head
     if np.any(arch.n_recurrent_layers):
         projections = np.maximum(projections, projection_widths(arch)[0])
     workspace = (2 * arch.d_model + np.maximum(hidden, projections)) * (tokens * act)

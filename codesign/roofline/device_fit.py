@@ -30,10 +30,10 @@ Array = NDArray[np.float64]
 #: ln of seconds per unit, and its standard deviation, by term.
 Prior = Mapping[str, tuple[float, float]]
 _MIN_NOISE = 0.02
-#: Fields that say how many layers there are, of each kind, and in which order.
+#: Fields that say how many layers there are, of each kind, and in which order; and the lists of a number each.
 _DEPTHS = (
     "n_layers", "n_recurrent_layers", "n_window_layers", "n_kv_shared_layers", "n_looped_layers", "n_dense_layers", "extra_ffn_layers",
-    "layout",
+    "layout", "ffn_widths", "layer_heads", "layer_kv_heads",
 )  # fmt: skip
 
 

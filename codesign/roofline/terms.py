@@ -108,7 +108,7 @@ def pass_features(arch: ArchitectureLike, workload: Workload, phase: Phase) -> l
 
     d_ffn is the activated width; tokens those of the prompt in prefill, of the mean context in decode.
     """
-    width = arch.d_ff + arch.n_active_experts * arch.d_ff_expert
+    width = arch.d_ff_mean + arch.n_active_experts * arch.d_ff_expert
     tokens = workload.prompt_tokens if phase == "prefill" else workload.mean_context_tokens
     return [arch.n_layers, arch.d_model, np.maximum(width, 1), arch.d_query, arch.d_kv, tokens]
 

@@ -11,11 +11,13 @@
 | mla:R | latent attention with R numbers a token, heads of d_head + d_head / 2 rotated |
 | shared:P | keys and values of each P-th layer used by the P - 1 after it |
 | loop:T | the middle half of the layers run T times |
+| taper:R | attention; FFN widths rise evenly from the first layer to the last, R times as wide (OpenELM: 8, arXiv 2404.14619) |
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +41,7 @@ _NUMBERS: dict[str, tuple[tuple[str, int, int], ...]] = {
     "mla": (("rank", 8, 10**5),),
     "shared": (("period", 2, 1000),),
     "loop": (("times", 2, 100),),
+    "taper": (("ratio", 2, 100),),
 }
 _DENSE = {"full": "qwen3", "window": "qwen3", "mamba2": "bamba", "gdn": "qwen3_5_text", "conv": "lfm2", "mla": "youtu"}
 _MIXTURE = {"full": "qwen3_moe", "mamba2": "granitemoehybrid", "gdn": "qwen3_next", "mla": "deepseek_v3"}
@@ -53,6 +56,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "mla": ("mla:256", "mla:512"),
     "shared": ("shared:2", "shared:4"),
     "looped": ("loop:2", "loop:4"),
+    "uneven": ("taper:4", "taper:8"),
 }
 #: Families whose loss no data at hand tells: compared on cost alone.
 COST_ONLY = ("conv", "mla", "shared", "loop")
@@ -95,13 +99,13 @@ def _form(kind: str) -> str:
     return ":".join([kind, *(name.upper() for name, _, _ in _NUMBERS[kind])])
 
 
-def with_mixer(fields: dict[str, Any], mixer: Mixer, first: Any) -> tuple[dict[str, Any], Any]:
+def with_mixer(fields: dict[str, Any], mixer: Mixer, first: Any, multiple: int = 64) -> tuple[dict[str, Any], Any]:
     """The fields of a full-attention design with another mixer, and where that is possible.
 
     Args:
         fields: of `ArchitectureBatch`, arrays of broadcasting shapes. first: where the design has the first value of the axes
             that its mixer does not read (KV heads of latent attention, all heads of a stack without attention); elsewhere it
-            would be the same design again.
+            would be the same design again. multiple: of which FFN widths are.
     """
     kind = mixer.kind
     mixture = bool(np.any(fields["n_experts"]))
@@ -134,7 +138,25 @@ def with_mixer(fields: dict[str, Any], mixer: Mixer, first: Any) -> tuple[dict[s
         out |= {"n_kv_shared_layers": layers - own}
     elif kind == "loop":
         out |= {"n_loops": mixer.numbers[0], "n_looped_layers": np.maximum(layers // 2, 1)}
+    elif kind == "taper":
+        widths = _tapered(fields["d_ff"], layers, mixer.numbers[0], multiple)
+        out |= {"ffn_widths": widths, "d_ff": widths.max(axis=-1)}
+        valid = ~np.asarray(mixture) & (widths[..., 0] > 0) & (widths[..., 0] < out["d_ff"])
     return out, valid
+
+
+def _tapered(mean: Any, layers: Any, ratio: int, multiple: int) -> Any:
+    """FFN widths that rise evenly and whose mean is the given one, (..., layers), zeros behind the last layer.
+
+    Layer i of l is 2 / (1 + R) * (1 + (R - 1) * i / (l - 1)) times the mean, rounded to a multiple in the first half; the second half
+    mirrors the first.
+    """
+    mean, layers = np.asarray(mean, dtype=float)[..., None], np.asarray(layers, dtype=float)[..., None]
+    i = np.arange(int(np.max(layers)))
+    mirrored = np.minimum(i, layers - 1 - i)  # the place in the first half
+    share = 2 / (1 + ratio) * (1 + (ratio - 1) * mirrored / np.maximum(layers - 1, 1))
+    low = np.where(2 * mirrored == layers - 1, mean, np.round(share * mean / multiple) * multiple)
+    return np.where(i < layers, np.where(i == mirrored, low, 2 * mean - low), 0.0)
 
 
 def _recurrent(fields: dict[str, Any], kind: str, period: int, first: Any) -> tuple[dict[str, Any], Any]:
@@ -173,6 +195,8 @@ def mixer_of(arch: Architecture, offered: Sequence[str]) -> str:
             same = arch.recurrence == kind and arch.n_recurrent_layers == layers - (layers // n[0] if n[0] else 0)
         elif kind == "window":
             same = (arch.window_tokens, arch.n_window_layers) == (n[0], layers - layers // n[1])
+        elif kind == "taper":
+            same = arch.ffn_widths != () and _rises(arch, n[0])
         elif kind == "shared":
             same = arch.n_kv_shared_layers == layers - -(-layers // n[0]) > 0
         else:
@@ -180,6 +204,15 @@ def mixer_of(arch: Architecture, offered: Sequence[str]) -> str:
         if same:
             return text
     return "full"
+
+
+def _rises(arch: Architecture, ratio: int) -> bool:
+    """Whether the FFN widths are those of a taper, whatever multiple they were rounded to."""
+    multiple = math.gcd(*arch.ffn_widths)
+    return all(
+        abs(a - b) <= multiple
+        for a, b in zip(arch.ffn_widths, _tapered(arch.d_ff_mean, arch.n_layers, ratio, 1).tolist(), strict=True)
+    )
 
 
 def family_axes(

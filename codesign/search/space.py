@@ -167,7 +167,7 @@ class DesignSpace:
             first = {axis: np.asarray(fixed[axis]) == self.axes[axis][0] for axis in ("n_kv_heads", "d_head")}
             if mixer.kind == "mla":  # every head has keys and values of its own, whatever the axis of KV heads says
                 valid = whole
-            fields, possible = with_mixer(fields, mixer, first)
+            fields, possible = with_mixer(fields, mixer, first, self.ff_multiple)
             if fields["n_heads"] is not heads:
                 valid = np.True_
             valid = valid & possible

@@ -78,6 +78,7 @@ def _arch_columns(a: Architecture) -> dict[str, Any]:
         "latent": a.kv_rank,
         "sharedkv": a.n_kv_shared_layers,
         "looped": a.n_looped_layers,
+        "uneven": int(a.is_uneven),
     }
     kind = "+".join([kind, *(name for name, count in more.items() if count)])  # what the columns here do not describe
     return {

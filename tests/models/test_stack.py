@@ -45,6 +45,11 @@ STACKS = {
     "shared-window": Architecture(**BASE, n_kv_shared_layers=2, n_window_layers=2, window_tokens=5, family="codesign"),
     "looped": Architecture(**BASE, n_loops=3, n_looped_layers=2, family="codesign"),
     "blocks": Architecture(**BASE, **_RECURRENT, recurrence="mamba2", n_state_groups=1, d_conv=4, extra_ffn_layers=-2, family="codesign"),
+    "uneven": Architecture(**{**BASE, "n_heads": 8, "n_kv_heads": 4}, ffn_widths=(32, 48, 64, 96), layer_heads=(4, 6, 8, 8),
+                           layer_kv_heads=(2, 2, 4, 4), qk_norm="full", family="codesign"),
+    "uneven-window": Architecture(**BASE, ffn_widths=(96, 64, 64, 32), n_window_layers=2, window_tokens=5, family="codesign"),
+    "uneven-hybrid": Architecture(**BASE, **_RECURRENT, recurrence="mamba2", n_state_groups=2, d_conv=4, ffn_widths=(32, 48, 64, 96),
+                                  family="codesign"),
     "experts": Architecture(**{**BASE, "d_ff": 0}, **_RECURRENT, recurrence="mamba2", n_state_groups=1, d_conv=4, n_experts=4,
                             n_active_experts=2, d_ff_expert=40, n_shared_experts=1, d_ff_shared=48, family="granitemoehybrid"),
 }  # fmt: skip
@@ -325,7 +330,7 @@ def test_the_cache_has_the_bytes_that_the_cost_model_says(name: str) -> None:
     held = sum(4 * int(torch.Size(s).numel()) for entry in shapes for s in entry)
     workload = Workload(prompt_tokens=past - 1, output_tokens=1, batch_size=3)
     if arch.n_window_layers:  # a layer with a window of 5 keeps the 4 positions that the next token reads beside itself
-        held += 3 * 2 * 4 * arch.d_kv * 1
+        held += 3 * 2 * 4 * arch.d_kv * sum(entry[0][2] == 4 for entry in shapes)
     assert held == float(cache_bytes(arch, workload, PRECISIONS["fp32"]))
 
 

@@ -12,12 +12,12 @@ from codesign.architecture import Architecture
 from codesign.errors import SpecError
 from codesign.hf_config import architecture_from_config, config_dict
 from codesign.operators import lower
-from codesign.search.mixers import FAMILIES, Mixer, family_axes, parse_mixer
+from codesign.search.mixers import FAMILIES, Mixer, family_axes, mixer_of, parse_mixer
 from codesign.search.space import DesignSpace
 from codesign.workload import PRECISIONS, Workload
 
 MIXERS = (
-    "full", "window:64:4", "mamba2:4", "mamba2:0", "gdn:4", "gdn:0", "mlstm:4", "mlstm:0", "conv:3", "mla:64", "shared:2", "loop:3",
+    "full", "window:64:4", "mamba2:4", "mamba2:0", "gdn:4", "gdn:0", "mlstm:4", "mlstm:0", "conv:3", "mla:64", "shared:2", "loop:3", "taper:4",
 )  # fmt: skip
 
 
@@ -129,6 +129,25 @@ def test_bad_mixers_are_refused(value: Any, message: str) -> None:
         parse_mixer(value)
     with pytest.raises(SpecError):
         space((value,))
+
+
+def test_tapers_keep_the_mean_and_are_known_again() -> None:
+    every = {
+        (a.n_layers, a.d_model, a.d_head, a.n_kv_heads, a.d_ff_mean): a for a in designs(space(("full",), ((0, 0),)))
+    }
+    found = designs(space(("taper:4", "taper:8"), ((0, 0),)))
+    assert len(found) == 2 * len(every)
+    for arch in found:
+        assert arch.ffn_widths == tuple(sorted(arch.ffn_widths)) and all(width % 64 == 0 for width in arch.ffn_widths)
+        alike = every[arch.n_layers, arch.d_model, arch.d_head, arch.n_kv_heads, arch.d_ff_mean]
+        assert arch.params_total == alike.params_total
+    wide = DesignSpace(axes={**space().axes, "mixer": ("taper:4", "taper:8"), "experts": ((0, 0),), "d_model": (4096,)})
+    for block in wide.blocks():
+        for i in np.flatnonzero(block.valid):
+            arch = wide.point(block.start + int(i))[1]
+            assert mixer_of(arch, ("full", "taper:4", "taper:8")) == block.mixer
+            ratio = arch.ffn_widths[-1] / arch.ffn_widths[0]
+            assert ratio == pytest.approx(int(block.mixer[-1]), rel=0.05)
 
 
 def test_families_are_axes() -> None:
