@@ -1,6 +1,6 @@
 """Predicted against measured latency of every family of mixers, on this machine's CPU.
 
-    python tools/family_validation.py --measure results/family_measurements.jsonl.gz   # about 40 minutes on one core
+    python tools/family_validation.py --measure results/family_measurements.jsonl.gz   # about 45 minutes on one core; what is missing
     python tools/family_validation.py results/family_measurements.jsonl.gz             # the report, seconds
 
 Measures 8 architectures of each family with torch (eager, fp32, one thread), drawn at random from spaces of small
@@ -50,6 +50,7 @@ FAMILIES: dict[str, dict[str, tuple[object, ...]]] = {
     "mLSTM hybrid": {"mixer": ("mlstm:4",)},
     "mLSTM alone": {"mixer": ("mlstm:0",)},
     "short convolution hybrid": {"mixer": ("conv:3",)},
+    "uneven layers": {"mixer": ("taper:4", "taper:8")},
 }
 EACH = 8
 MOST_PARAMS = 60e6
@@ -95,7 +96,7 @@ def family_of(arch: Architecture) -> str:
         return f"{kind} {'alone' if alone else 'hybrid'}"
     for name, has in (
         ("latent attention", arch.kv_rank), ("shared keys and values", arch.n_kv_shared_layers), ("looped", arch.n_looped_layers),
-        ("window", arch.n_window_layers), ("experts", arch.n_experts),
+        ("window", arch.n_window_layers), ("experts", arch.n_experts), ("uneven layers", arch.is_uneven),
     ):  # fmt: skip
         if has:
             return name
@@ -115,6 +116,8 @@ def measure(target: Path, visits: int) -> None:
     with Store(
         str(target.with_name(target.name.removesuffix(".jsonl.gz") + ".sqlite"))
     ) as records:  # a stopped campaign goes on
+        if target.exists():  # so does a finished one to which a family was added
+            records.add_all(read_jsonl(gzip.decompress(target.read_bytes()).decode().splitlines(), str(target)))
         outcome = run_campaign(campaign, records, run_here(engine), priors=phase_priors(device, "torch", "fp32"),
                                on_progress=lambda p: print(f"{p.done:.0f} of {p.total:.0f}: {p.label}", flush=True))  # fmt: skip
         target.write_bytes(gzip.compress("".join(f"{line}\n" for line in to_jsonl(records.find())).encode(), mtime=0))
