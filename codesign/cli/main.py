@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from codesign.cli.agent import agent
+from codesign.cli.bits import bits
 from codesign.cli.calibrate import calibrate
 from codesign.cli.compare import compare
 from codesign.cli.compose import compose
@@ -47,6 +48,7 @@ app.command()(report)
 app.command()(compare)
 app.command()(train)
 app.command()(compose)
+app.command()(bits)
 app.command()(fit)
 app.command()(export)
 app.command(hidden=True)(agent)

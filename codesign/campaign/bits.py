@@ -1,0 +1,304 @@
+"""Bits by sensitivity: what rounding each part of a trained model costs, which bits follow from it, and whether that holds.
+
+Each (part, bits) is one evaluation of the held-out text; losses are taken to add up over the parts, and the bits that are best
+under that (`codesign.search.bits.allocate`) are then measured as a whole, on other text, beside the same bits for all parts.
+Every measurement is a line of a JSON Lines file, so that a study that was cut goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.architecture import Architecture
+from codesign.errors import MissingExtraError, SchemaError, SpecError
+from codesign.search.bits import BitsCurve, allocate, monotone
+
+try:
+    import torch
+
+    from codesign.models.decoder import build_decoder
+    from codesign.training.batches import valid_windows
+    from codesign.training.loop import read_run
+    from codesign.training.quantise import HEAD, Part, bits_stored, loss_of, parts_of, with_bits
+    from codesign.training.text import load_text
+    from codesign.training.tokenizer import BPETokenizer, encode_text
+except ImportError as error:
+    raise MissingExtraError.of(error.name or "torch", "train", "measuring what bits cost") from error
+
+__all__ = ["BitsSettings", "BitsStudy", "Policy", "Trained", "open_trained", "study_bits"]
+
+_SCHEMA, _VERSION = "codesign.bits", 1
+Tokens = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitsSettings:
+    """What is tried.
+
+    Args:
+        bits: of 2 to 8, and 16 (as it is), ascending. group: weights that share a scale. tokens: of held-out text for the parts, and
+            as many other ones for the whole policies.
+
+    Raises:
+        SpecError: a value out of range.
+    """
+
+    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
+    group: int = 128
+    tokens: int = 32_768
+
+    def __post_init__(self) -> None:
+        if len(self.bits) < 2 or list(self.bits) != sorted(set(self.bits)) or set(self.bits) - {*range(2, 9), 16}:
+            raise SpecError(
+                f"bits {', '.join(map(str, self.bits))}; give two or more different ones of 2 to 8 and 16, ascending"
+            )
+        if self.group < 2:
+            raise SpecError(f"group {self.group} must be at least 2")
+        if self.tokens < 1:
+            raise SpecError(f"tokens {self.tokens} must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained model and the text to judge it by.
+
+    windows: held-out windows (n, length + 1); name: for people; digest: of weights and windows.
+    """
+
+    model: Any
+    arch: Architecture
+    windows: Tokens
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Bits of every part, and what they cost.
+
+    mean_bits: stored bits of a weight that a token reads, scales included; read_B: bytes of weights read per token at batch 1; stored_B:
+    of all these parts' weights (a tied head's rounded copy included). added: loss over the unrounded model as the parts' sum
+    says, in nats; measured: as measured on other text; uniform: the bits that all parts have, or None. layer_bits: mean stored bits
+    of the layers' weights; head_bits: of the head.
+    """
+
+    bits: Mapping[str, int]
+    mean_bits: float
+    read_B: float
+    stored_B: float
+    added: float
+    measured: float
+    uniform: int | None
+    layer_bits: float
+    head_bits: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitsStudy:
+    """Losses in nats: base (unrounded, text of the parts; of the policies), by part and bits, and the policies by bytes."""
+
+    parts: tuple[Part, ...]
+    settings: BitsSettings
+    base: float
+    base_other: float
+    loss: Mapping[str, Mapping[int, float]]
+    policies: tuple[Policy, ...]
+
+
+def open_trained(
+    path: Path, data: str, settings: BitsSettings, *, suffixes: Sequence[str] = (), cache: Path, device: str = "cpu"
+) -> Trained:
+    """A folder that `codesign train` left (run.json, weights.pt), or a model's own (config.json, *.safetensors, tokenizer.json).
+
+    Raises:
+        SpecError: neither; or another text than a run with a BPE tokenizer was trained on.
+    """
+    if (path / "run.json").is_file():
+        model, arch, windows = _from_run(path, data, settings, suffixes, cache)
+    elif (path / "config.json").is_file() and sorted(path.glob("*.safetensors")):
+        model, arch, windows = _from_checkpoint(path, data, settings, suffixes)
+    else:
+        raise SpecError(
+            f"{path} holds neither run.json and weights.pt (codesign train --checkpoints) nor config.json, *.safetensors and tokenizer.json"
+        )
+    if len(windows) < 2:
+        raise SpecError(
+            f"'{data}' gives {len(windows)} held-out window of {windows.shape[1] - 1} tokens; at least 2 are needed: give more text"
+        )
+    whole = hashlib.sha256(windows.tobytes())
+    for parameter in model.parameters():
+        whole.update(parameter.detach().float().numpy().tobytes())
+    return Trained(
+        model=model.to(device).eval(), arch=arch, windows=windows, name=str(path), digest=whole.hexdigest()[:16]
+    )
+
+
+def _from_run(
+    path: Path, data: str, settings: BitsSettings, suffixes: Sequence[str], cache: Path
+) -> tuple[Any, Architecture, Tokens]:
+    run = read_run(path)
+    if run is None or run.status != "finished" or not (path / "weights.pt").is_file():
+        raise SpecError(f"{path} holds no finished run; let codesign train finish it")
+    tokens = encode_text(load_text(data, suffixes), run.tokenizer, cache)
+    if run.tokenizer != "byte" and tokens.digest != run.data_digest:
+        raise SpecError(
+            f"'{data}' is not the text that the run's {run.tokenizer} was learnt from ({run.data}); give that text"
+        )
+    model = build_decoder(run.architecture)
+    try:
+        model.load_state_dict(torch.load(path / "weights.pt", map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        why = str(error).splitlines()[0][:100]
+        raise SchemaError(f"{path / 'weights.pt'} cannot be read ({why}); train the model again") from error
+    return model, run.architecture, valid_windows(tokens, run.recipe.seq_len, 2 * settings.tokens)
+
+
+def _from_checkpoint(
+    path: Path, data: str, settings: BitsSettings, suffixes: Sequence[str]
+) -> tuple[Any, Architecture, Tokens]:
+    from codesign.hf_config import read_config
+    from codesign.models.transformers_names import from_transformers
+
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise MissingExtraError.of("safetensors", "train", "reading a checkpoint") from error
+    arch = read_config(path)
+    state: dict[str, Any] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            state |= load_file(file)
+        except Exception as error:  # the library raises its own, which it does not export
+            raise SchemaError(f"{file} cannot be read ({error})") from error
+    with torch.device("meta"):
+        model = build_decoder(arch)
+    weights = {name: value.float() for name, value in from_transformers(arch, state).items()}
+    model.load_state_dict(weights, assign=True)
+    if not (path / "tokenizer.json").is_file():
+        raise SpecError(f"{path} has no tokenizer.json; put the model's own there")
+    ids = BPETokenizer.load(path, "own").encode(load_text(data, suffixes).valid)
+    length = 512
+    fit = (len(ids) - 1) // length
+    if fit < 2:
+        raise SpecError(
+            f"'{data}' gives {len(ids):,} held-out tokens; at least {2 * length + 1:,} are needed: give more text"
+        )
+    if int(ids.max()) >= arch.vocab_size:
+        raise SpecError(
+            f"tokenizer.json gives token {int(ids.max())}, but vocab_size is {arch.vocab_size}: it belongs to another model"
+        )
+    count = min(fit, max(2, 2 * settings.tokens // length))
+    starts = ((np.arange(count) + 0.5) * fit / count).astype(np.int64) * length
+    return model, arch, np.asarray(ids[starts[:, None] + np.arange(length + 1)], dtype=np.int64)
+
+
+def study_bits(
+    trained: Trained, settings: BitsSettings, path: Path, *, on_progress: Callable[[int, int, str], None] | None = None
+) -> BitsStudy:
+    """Measure, choose, and measure what was chosen.
+
+    Args:
+        path: JSON Lines file of the measurements; what it holds is not measured again. on_progress: done, total, what.
+
+    Raises:
+        SchemaError: the file is of another model, text or settings, or corrupt.
+    """
+    parts = parts_of(trained.model)
+    measured = _Measured(trained, settings, parts, path)
+    first, second = trained.windows[::2], trained.windows[1::2]
+    below = [b for b in settings.bits if b < 16]
+    total = 2 + len(parts) * len(below)
+    base, base_other = measured(first, {}, "parts"), measured(second, {}, "policies")
+    loss: dict[str, dict[int, float]] = {}
+    done = 2
+    for part in parts:
+        loss[part.name] = {16: 0.0} if 16 in settings.bits else {}
+        for bits in below:
+            loss[part.name][bits] = measured(first, {part.name: bits}, "parts") - base
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total, f"{part.name} {bits} bits: {loss[part.name][bits]:+.4f} nats")
+    read = np.array([[part.read * bits_stored(b, settings.group) / 8 for b in settings.bits] for part in parts])
+    curve = allocate(read, monotone(np.array([[loss[part.name][b] for b in settings.bits] for part in parts])))
+    policies = []
+    for place, uniform in _chosen(curve, read, settings.bits):
+        columns = curve.choices[place] if uniform is None else [settings.bits.index(uniform)] * len(parts)
+        chosen = {part.name: settings.bits[c] for part, c in zip(parts, columns, strict=True)}
+        after = measured(second, chosen, "policies") - base_other
+        policies.append(_policy(parts, chosen, loss, after, settings.group, trained.arch.tied_embeddings, uniform))
+        if on_progress is not None:
+            on_progress(total, total, f"policy of {policies[-1].mean_bits:.2f} bits: {after:+.4f} nats")
+    return BitsStudy(
+        parts=tuple(parts), settings=settings, base=base, base_other=base_other, loss=loss, policies=tuple(policies)
+    )
+
+
+def _chosen(curve: BitsCurve, read: npt.NDArray[np.float64], bits: tuple[int, ...]) -> list[tuple[int, int | None]]:
+    """Points to measure: at the bytes of every uniform choice and halfway between two of them; and the uniform choices."""
+    totals = read.sum(axis=0)
+    budgets = sorted({*totals, *((totals[1:] + totals[:-1]) / 2)})
+    places = dict.fromkeys(curve.within(budget) for budget in budgets)
+    uniform = [(curve.within(total), b) for total, b in zip(totals, bits, strict=True)]
+    return [*((place, None) for place in places if np.ptp(curve.choices[place])), *uniform]
+
+
+def _policy(
+    parts: Sequence[Part], bits: Mapping[str, int], loss: Mapping[str, Mapping[int, float]], measured: float, group: int, tied: bool,
+    uniform: int | None,
+) -> Policy:  # fmt: skip
+    each = {part.name: bits_stored(bits[part.name], group) for part in parts}
+    read = sum(part.read for part in parts)
+    copied = sum(part.weights * 2 for part in parts if part.name == HEAD and tied and bits[HEAD] < 16)
+    return Policy(
+        bits=dict(bits), mean_bits=sum(part.read * each[part.name] for part in parts) / read,
+        read_B=sum(part.read * each[part.name] for part in parts) / 8,
+        stored_B=sum(part.weights * each[part.name] for part in parts) / 8 + copied,
+        added=sum(loss[part.name].get(bits[part.name], 0.0) for part in parts), measured=measured, uniform=uniform,
+        layer_bits=sum(p.weights * each[p.name] for p in parts if p.name != HEAD) / sum(p.weights for p in parts if p.name != HEAD),
+        head_bits=each[HEAD],
+    )  # fmt: skip
+
+
+class _Measured:
+    """Losses of the model under some bits, kept in a file."""
+
+    def __init__(self, trained: Trained, settings: BitsSettings, parts: list[Part], path: Path) -> None:
+        self.trained, self.settings, self.parts, self.path = trained, settings, parts, path
+        head = {
+            "schema": _SCHEMA, "version": _VERSION, "model": trained.digest, "group": settings.group, "tokens": settings.tokens,
+        }  # fmt: skip
+        self.known: dict[str, float] = {}
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+            return
+        first, *lines = path.read_text(encoding="utf-8").split("\n")
+        try:
+            same = json.loads(first) == head
+            if lines and lines[-1]:  # cut in the middle of a line
+                lines.pop()
+                path.write_text("\n".join([first, *lines, ""]), encoding="utf-8")
+            records = [json.loads(line) for line in lines if line]
+            self.known = {str(record["key"]): float(record["loss"]) for record in records}
+        except (ValueError, KeyError, TypeError) as error:
+            raise SchemaError(f"{path} cannot be read ({error}); delete it to begin again") from error
+        if not same:
+            raise SchemaError(f"{path} is of another model, text or settings; give another --out")
+
+    def __call__(self, windows: Tokens, bits: Mapping[str, int], text: str) -> float:
+        key = f"{text} " + " ".join(f"{name}={b}" for name, b in sorted(bits.items()) if b < 16)
+        if key not in self.known:
+            with with_bits(self.trained.model, self.parts, bits, self.settings.group):
+                self.known[key] = loss_of(self.trained.model, windows)
+            with self.path.open("a", encoding="utf-8") as out:
+                out.write(json.dumps({"key": key, "loss": self.known[key]}) + "\n")
+        return self.known[key]

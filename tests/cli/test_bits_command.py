@@ -1,0 +1,85 @@
+"""`codesign bits` on a run of `codesign train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import codesign
+
+pytest.importorskip("torch")
+pytest.importorskip("filelock")
+
+
+def test_a_trained_model_gets_its_bits(tmp_path: Path) -> None:
+    config = {
+        "model_type": "qwen3", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+        "intermediate_size": 64, "vocab_size": 256, "tie_word_embeddings": True,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "text.txt").write_text("".join(f"The square of {i} is {i * i}.\n" for i in range(9000)))
+    done = codesign(
+        tmp_path,
+        "train",
+        "--config",
+        "config.json",
+        "--data",
+        "text.txt",
+        "--tokens",
+        "40k",
+        "--checkpoints",
+        "ck",
+        "--seq-len",
+        "64",
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "ck" / "runs").iterdir()
+    given = (
+        "bits",
+        str(run),
+        "--data",
+        "text.txt",
+        "--bits",
+        "2,4,8,16",
+        "--group",
+        "16",
+        "--tokens",
+        "2k",
+        "--device",
+        "orin",
+        "--out",
+        "b",
+    )
+    done = codesign(tmp_path, *given)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "by part: " in done.stdout
+        and "all 4" in done.stdout
+        and "ms/token" in done.stdout
+        and "written: b/" in done.stdout
+    )
+    report = json.loads((tmp_path / "b" / "bits.json").read_text())
+    assert set(report["added_loss"]) == {"layers.0.mixer", "layers.0.ffn", "layers.1.mixer", "layers.1.ffn", "head"}
+    whole = next(p for p in report["policies"] if p["uniform"] == 16)
+    four = next(p for p in report["policies"] if p["uniform"] == 4)
+    assert whole["measured"] == 0 and 0 < four["latency_s"] < whole["latency_s"]
+    assert (tmp_path / "b" / "bits.png").read_bytes().startswith(b"\x89PNG")
+    again = codesign(tmp_path, *given)
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "no folder 'nowhere'; give a run's folder"),
+        ((".", "--bits", "4,x"), "'x' is no whole number"),
+        ((".", "--bits", "4"), "give two or more"),
+        (("." ,), "holds neither run.json"),
+        ((".", "--device", "orinn"), "did you mean"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = codesign(tmp_path, "bits", *arguments)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "results").exists()

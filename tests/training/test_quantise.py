@@ -1,0 +1,91 @@
+"""Rounding: its error, its parts, and that a model is as before afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from codesign.architecture import Architecture  # noqa: E402
+from codesign.errors import SpecError  # noqa: E402
+from codesign.models.decoder import random_decoder  # noqa: E402
+from codesign.training.quantise import HEAD, bits_stored, loss_of, parts_of, rounded, with_bits  # noqa: E402
+
+DENSE = Architecture(
+    n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=96, vocab_size=100, family="qwen3", qk_norm="head"
+)
+STACK = Architecture(
+    n_layers=4, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=96, vocab_size=100, recurrence="mamba2", n_recurrent_layers=3,
+    n_state_heads=8, d_state_value=16, d_state_key=8, n_state_groups=2, d_conv=4, state_norm=True, family="bamba",
+)  # fmt: skip
+MIXTURE = Architecture(
+    n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=0, vocab_size=100, n_experts=4, n_active_experts=1, d_ff_expert=48,
+    family="qwen3_moe", qk_norm="head", tied_embeddings=False,
+)  # fmt: skip
+LOOPED = Architecture(n_layers=4, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=96, vocab_size=100, n_loops=3, n_looped_layers=2,
+                      family="codesign")  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group", [7, 32, 128])
+def test_each_weight_is_within_half_a_step(bits: int, group: int) -> None:
+    w = torch.randn(5, 96, generator=torch.Generator().manual_seed(bits))
+    found = rounded(w, bits, group)
+    for start in range(0, 96, group):
+        part, after = w[:, start : start + group], found[:, start : start + group]
+        low, high = part.amin(1, keepdim=True).clamp(max=0), part.amax(1, keepdim=True).clamp(min=0)
+        step = (high - low) / (2**bits - 1)
+        assert (
+            (part - after).abs() <= 1.01 * step
+        ).all()  # half for rounding, half for the zero, a little for the fp16 scale
+        assert max(len(row.unique()) for row in after) <= 2**bits
+
+
+def test_values_on_a_grid_and_zeros_stay() -> None:
+    grid = torch.tensor([[0.0, 0.25, 0.5, 0.75]])
+    assert torch.equal(rounded(grid, 2, 4), grid)
+    assert torch.equal(rounded(torch.zeros(2, 8), 4, 4), torch.zeros(2, 8))
+    with pytest.raises(SpecError, match="1 bits in groups of 4"):
+        rounded(grid, 1, 4)
+
+
+@pytest.mark.parametrize("arch", [DENSE, STACK, MIXTURE, LOOPED], ids=["dense", "stack", "mixture", "looped"])
+def test_parts_hold_every_matrix_but_routers_and_embedding(arch: Architecture) -> None:
+    model = random_decoder(arch)
+    parts = parts_of(model)
+    assert parts[-1].name == HEAD and len({p.name for p in parts}) == len(parts)
+    matrices = sum(
+        m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"
+    )
+    routers = arch.n_moe_layers * arch.d_model * arch.n_experts
+    assert sum(p.weights for p in parts[:-1]) == matrices - routers
+    read = sum(p.read for p in parts)
+    if arch is MIXTURE:
+        assert read == sum(p.weights for p in parts) - 3 / 4 * 2 * 4 * 3 * 64 * 48
+    elif arch is LOOPED:
+        assert read - parts[-1].read == 2 * (sum(p.weights for p in parts) - parts[-1].weights)  # 2 + 2 * 3 of 4 layers
+    else:
+        assert read == sum(p.weights for p in parts)
+
+
+@pytest.mark.parametrize("arch", [DENSE, STACK, MIXTURE], ids=["dense", "stack", "mixture"])
+def test_a_model_is_as_before_and_each_part_matters(arch: Architecture) -> None:
+    model = random_decoder(arch, seed=3)
+    ids = torch.randint(arch.vocab_size, (6, 33), generator=torch.Generator().manual_seed(1)).numpy()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    base, parts = loss_of(model, ids), parts_of(model)
+    assert base == pytest.approx(loss_of(model, ids, batch_tokens=32), rel=1e-6)
+    for part in parts:
+        with with_bits(model, parts, {part.name: 2}, 32):
+            assert loss_of(model, ids) != base
+            if part.name == HEAD:
+                assert torch.equal(model.embed_tokens.weight, before["embed_tokens.weight"])
+    with pytest.raises(ZeroDivisionError), with_bits(model, parts, {p.name: 3 for p in parts}, 32):
+        raise ZeroDivisionError
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert loss_of(model, ids) == base
+
+
+def test_stored_bits() -> None:
+    assert bits_stored(4, 128) == 4 + 20 / 128 and bits_stored(16, 32) == 16
