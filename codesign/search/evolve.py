@@ -2,7 +2,7 @@
 
 The first population is the exact frontier of a coarser grid. Each generation draws from a random stream of its own
 (seed, generation), so that the state between generations is the population alone and a killed search resumes with the
-identical result. This is the only file that imports pymoo.
+identical result. This file and `codesign.search.evolve_operators` alone import pymoo.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from codesign.errors import SchemaError
 from codesign.search.enumerate import Progress, SearchResult, enumerate_space, fingerprint, save_state
 from codesign.search.front import Front
 from codesign.search.problem import Problem
-from codesign.search.space import AXES
+from codesign.search.space import AXES, CATEGORIES
 
 __all__ = ["Evolution", "evolve_space"]
 
@@ -38,6 +38,7 @@ class Evolution:
         lengths: number of values of each axis.
         n_objectives: columns that `tell` gets.
         seed: of everything random. population: size. start: indices (m, axes) of the first population (warm start).
+        categories: axes whose values have no order; repair: gives impossible points (n, axes) possible ones near by.
 
     Example:
         >>> evolution = Evolution((4, 4), n_objectives=2, seed=1, population=8)
@@ -49,10 +50,20 @@ class Evolution:
     """
 
     def __init__(
-        self, lengths: Sequence[int], *, n_objectives: int, seed: int, population: int = 200, start: Index | None = None
+        self,
+        lengths: Sequence[int],
+        *,
+        n_objectives: int,
+        seed: int,
+        population: int = 200,
+        start: Index | None = None,
+        categories: Sequence[int] = (),
+        repair: Callable[[Index], Index] = lambda points: points,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.n_objectives, self.seed, self.population, self.generation = n_objectives, seed, population, 0
+        self.categories = np.isin(np.arange(len(self.lengths)), categories)
+        self.repair = repair
         self.x: Index = np.empty((0, len(self.lengths)), np.int64)
         self.f: Array = np.empty((0, n_objectives))
         self.start = start if start is not None else np.empty((0, len(self.lengths)), np.int64)
@@ -72,7 +83,7 @@ class Evolution:
         asked = np.concatenate([asked.astype(np.int64).reshape(-1, len(self.lengths)), neighbours])
         if not len(asked):
             asked = rng.integers(0, self.lengths, size=(self.population, len(self.lengths)))
-        return np.unique(asked, axis=0)
+        return np.unique(self.repair(asked), axis=0)
 
     def tell(self, x: Index, f: Array) -> None:
         """Take the objectives (n, k) of asked points; infeasible ones as inf. Keeps the best `population` of all."""
@@ -102,14 +113,13 @@ class Evolution:
         from pymoo.algorithms.moo.nsga3 import NSGA3
         from pymoo.core.evaluator import Evaluator
         from pymoo.core.population import Population
-        from pymoo.operators.crossover.sbx import SBX
-        from pymoo.operators.mutation.pm import PM
-        from pymoo.operators.repair.rounding import RoundingRepair
         from pymoo.problems.static import StaticProblem
 
+        from codesign.search.evolve_operators import Exchange, Reset
+
         operators = {
-            "crossover": SBX(prob=0.9, eta=10, vtype=float, repair=RoundingRepair()),
-            "mutation": PM(prob=0.9, eta=10, vtype=float, repair=RoundingRepair()),
+            "crossover": Exchange(self.categories),
+            "mutation": Reset(self.categories, self.lengths),
             "eliminate_duplicates": True,
         }
         problem = self._pymoo()
@@ -134,7 +144,7 @@ class Evolution:
         return self.x[front.index]
 
     def _neighbours(self, rng: np.random.Generator, elite: Index) -> Index:
-        """Local search: points of the elite with one to three axes moved by one to three values."""
+        """Local search: points of the elite with one to three axes moved by one to three values (categories: to any other)."""
         if not len(elite):
             return np.empty((0, len(self.lengths)), np.int64)
         base = elite[rng.integers(len(elite), size=self.population)]
@@ -142,7 +152,8 @@ class Evolution:
         moved = order < rng.integers(1, 4, size=(len(base), 1))
         steps = rng.integers(1, 4, size=base.shape) * rng.choice([-1, 1], size=base.shape)
         found: Index = np.clip(base + moved * steps, 0, self.lengths - 1)
-        return found
+        other = (base + rng.integers(1, np.maximum(self.lengths, 2), size=base.shape)) % self.lengths
+        return np.where(moved & self.categories, other, found)
 
     def _survive(self, f: Array, rng: np.random.Generator) -> Index:
         """NSGA-II's survival: fronts in order, the last by crowding distance."""
@@ -189,7 +200,11 @@ def evolve_space(
     """
     coarse = problem.space.coarser(COARSE_POINTS)
     front = Front(len(problem.objectives))
-    evolution = Evolution(problem.space.lengths, n_objectives=len(problem.objectives), seed=seed, population=population)
+    space = problem.space
+    evolution = Evolution(
+        space.lengths, n_objectives=len(problem.objectives), seed=seed, population=population,
+        categories=[AXES.index(axis) for axis in CATEGORIES], repair=space.repaired,
+    )  # fmt: skip
     identity = fingerprint(problem, f"evolve {seed} {evaluations} {population}") if state else ""
     done = feasible = 0
     if state is not None and state.exists():

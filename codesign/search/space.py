@@ -14,13 +14,15 @@ from codesign.architecture import Architecture, ArchitectureBatch
 from codesign.errors import SpecError
 from codesign.search.mixers import parse_mixer, with_mixer
 
-__all__ = ["AXES", "MAX_BLOCK", "Block", "DesignSpace"]
+__all__ = ["AXES", "CATEGORIES", "MAX_BLOCK", "Block", "DesignSpace"]
 
 Index = NDArray[np.int64]
 
 #: Axes of every space, outermost first; the last three span the mesh of a block.
 AXES = ("precision", "vocab_size", "mixer", "experts", "d_head", "n_kv_heads", "n_layers", "d_model", "ffn_ratio")
 _MESH = AXES[-3:]
+#: Axes whose values have no order.
+CATEGORIES = ("precision", "mixer", "experts")
 MAX_BLOCK = 1 << 18
 _MAX_VALUE = 10**9  # products of the largest axis values stay finite
 _MAX_SIZE = 1 << 62  # linear indices are 64-bit
@@ -217,11 +219,42 @@ class DesignSpace:
             arch, valid = self.build(values, values["n_layers"], values["d_model"], values["ffn_ratio"])
             yield self.axes["precision"][int(p)], rows, arch, valid
 
+    def possible(self, indices: Index) -> NDArray[np.bool_]:
+        """Which points (n, axes) are architectures, (n,)."""
+        found = np.zeros(len(indices), dtype=bool)
+        for _, rows, _, valid in self.flat(indices):
+            found[rows] = valid
+        return found
+
+    def repaired(self, indices: Index) -> Index:
+        """Points (n, axes), impossible ones moved along axes that their mixer restricts until they are possible, if they become so.
+
+        In turn: the first KV heads and head size (a stack without attention has those alone), the next deeper model (a period needs
+        as many layers), the next wider or narrower one (heads and states divide the width). What none of these mends stays.
+        """
+        points = np.array(indices, dtype=np.int64)
+        broken = np.flatnonzero(~self.possible(points))
+        for moves in _REPAIRS:
+            if not len(broken):
+                break
+            tried = points[broken]
+            for axis, step in moves:
+                column, last = AXES.index(axis), len(self.axes[axis]) - 1
+                tried[:, column] = 0 if step is None else np.clip(tried[:, column] + step, 0, last)
+            good = self.possible(tried)
+            points[broken[good]] = tried[good]
+            broken = broken[~good]
+        return points
+
     def coarser(self, limit: float) -> DesignSpace:
-        """A subset whose size is at most `limit`: every second value of the longest axis is dropped in turn."""
+        """A subset whose size is at most `limit`: every second value of the longest axis is dropped in turn.
+
+        Precisions, mixers and experts have no order and all stay, as long as the other axes have values to drop.
+        """
         axes = {axis: tuple(values) for axis, values in self.axes.items()}
         while math.prod(len(values) for values in axes.values()) > limit:
-            longest = max(AXES, key=lambda axis: len(axes[axis]))
+            ordered = [axis for axis in AXES if axis not in CATEGORIES and len(axes[axis]) > 2]
+            longest = max(ordered or AXES, key=lambda axis: len(axes[axis]))
             if len(axes[longest]) < 3:
                 break
             axes[longest] = axes[longest][::2]
@@ -240,6 +273,18 @@ class DesignSpace:
             del axes["mixer"]
         return {"name": self.name, "axes": axes, "ff_multiple": self.ff_multiple, "tied_embeddings": self.tied_embeddings,
                 "ffn_gated": self.ffn_gated}  # fmt: skip
+
+
+_FIRST = (("n_kv_heads", None), ("d_head", None))
+_WIDTHS = (1, -1, 2, -2, 3, -3)
+#: What `DesignSpace.repaired` tries, each a list of axes and steps (None: to the first value).
+_REPAIRS: tuple[tuple[tuple[str, int | None], ...], ...] = (
+    (("n_kv_heads", None),),
+    _FIRST,
+    *((("n_layers", step),) for step in (1, 2, 4)),
+    *((("d_model", step),) for step in _WIDTHS),
+    *((*_FIRST, ("d_model", step)) for step in _WIDTHS),
+)
 
 
 def _experts_name(pair: tuple[int, int]) -> str:

@@ -245,3 +245,67 @@ def test_a_billion_points_go_to_the_heuristic_without_being_held() -> None:
     )
     assert peak < 300e6
     assert len(found.candidates) > 10
+
+
+def test_categories_are_exchanged_whole_and_reset_to_any() -> None:
+    from codesign.search.evolve_operators import Exchange, Reset
+
+    categories, lengths = np.array([True, False, True]), np.array([5, 40, 7])
+    rng = np.random.default_rng(1)
+    parents = rng.integers(0, lengths, size=(2, 200, 3)).astype(float)
+
+    class Box:
+        n_var, xl, xu = 3, np.zeros(3), lengths - 1.0
+
+        def has_bounds(self) -> bool:
+            return True
+
+        def bounds(self) -> tuple[Any, Any]:
+            return self.xl, self.xu
+
+    children = Exchange(categories)._do(Box(), parents.copy(), random_state=rng)
+    for column in (0, 2):
+        assert (np.sort(children[:, :, column], axis=0) == np.sort(parents[:, :, column], axis=0)).all()
+        assert (children[:, :, column] != parents[:, :, column]).any()
+    mutated = Reset(categories, lengths)._do(Box(), parents[0].copy(), random_state=rng)
+    changed = mutated[:, 2] != parents[0][:, 2]
+    assert 0.15 < changed.mean() < 0.45 and set(mutated[:, 2]) <= set(range(7))
+    assert np.abs(mutated[:, 2] - parents[0][:, 2])[changed].max() > 3
+
+
+def test_neighbours_move_categories_to_any_value() -> None:
+    evolution = Evolution((9, 9), n_objectives=2, seed=1, population=300, categories=[0])
+    found = evolution._neighbours(np.random.default_rng(1), np.array([[4, 4]]))
+    assert set(found[:, 0]) == set(range(9)) and found.min() >= 0 and set(found[:, 1]) <= set(range(1, 8))
+
+
+def test_impossible_points_are_repaired_along_what_their_mixer_restricts() -> None:
+    one = DesignSpace(
+        axes={
+            "precision": ("fp16",), "vocab_size": (50304,), "mixer": ("full", "mamba2:8", "mamba2:0", "gdn:4", "mla:64", "taper:4"),
+            "experts": ((0, 0), (8, 2)), "d_head": (64, 128), "n_kv_heads": (1, 2, 8), "n_layers": tuple(range(4, 20)),
+            "d_model": tuple(range(256, 1024, 64)), "ffn_ratio": (2.0, 4.0),
+        }
+    )  # fmt: skip
+    rng = np.random.default_rng(2)
+    points = rng.integers(0, one.lengths, size=(3000, len(one.lengths)))
+    before, mended = one.possible(points), one.repaired(points)
+    after = one.possible(mended)
+    assert (mended[before] == points[before]).all()
+    same = [
+        i for i, axis in enumerate(space_module.AXES) if axis not in ("n_kv_heads", "d_head", "n_layers", "d_model")
+    ]
+    assert (mended[:, same] == points[:, same]).all()
+    assert before.mean() < 0.6
+    tapers_of_mixtures = (points[:, 2] == 5) & (points[:, 3] == 1)  # no such family: nothing mends it
+    assert not after[tapers_of_mixtures].any() and after[~tapers_of_mixtures].mean() > 0.95
+
+
+def test_a_coarser_grid_keeps_every_category() -> None:
+    from codesign.search.mixers import family_axes
+
+    experts, mixers = family_axes(["dense", "moe", "window", "hybrid", "recurrent"], default_space().axes["experts"])
+    one = default_space().with_axis("experts", experts).with_axis("mixer", mixers)
+    coarse = one.coarser(200_000)
+    assert coarse.size <= 200_000 < one.size
+    assert coarse.axes["mixer"] == mixers and coarse.axes["experts"] == experts
