@@ -58,7 +58,7 @@ def search(
     families: Annotated[
         str | None,
         typer.Option(
-            help="Families to search, such as dense,moe,hybrid: dense, moe, window, hybrid, recurrent, conv, mla, shared, looped. Default: those of the space."
+            help="Families to search, such as dense,moe,hybrid: dense, moe, window, hybrid, recurrent, conv, uneven, mla, shared, looped. Default: those of the space."
         ),
     ] = None,
     loss_law: Annotated[
