@@ -166,9 +166,9 @@ class Architecture(Shape):
 
     @property
     def d_ff_active(self) -> int:
-        """FFN width that one token uses: d_ff (the widest), or in a mixture K * d_ff_expert and the shared experts'."""
+        """FFN width that one token uses: d_ff (the mean, rounded), or in a mixture K * d_ff_expert and the shared experts'."""
         if not self.n_experts:
-            return self.d_ff
+            return round(float(self.d_ff_mean))
         return self.n_active_experts * self.d_ff_expert + self.n_shared_experts * self.d_ff_shared
 
     def to_dict(self) -> dict[str, Any]:

@@ -138,7 +138,11 @@ def open_trained(
     for parameter in model.parameters():
         whole.update(parameter.detach().float().numpy().tobytes())
     return Trained(
-        model=model.to(device).eval(), arch=arch, windows=windows, name=path.resolve().name, digest=whole.hexdigest()[:16]
+        model=model.to(device).eval(),
+        arch=arch,
+        windows=windows,
+        name=path.resolve().name,
+        digest=whole.hexdigest()[:16],
     )
 
 

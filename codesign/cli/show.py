@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["print_frontier"]
 
+_MARKS_WIDTH = 8
 MAX_ROWS = 25
 
 
@@ -24,7 +25,7 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
 
     screen = console()
     shown = _spread(frontier.candidates)
-    columns = _columns(frontier, screen.width)
+    columns = _columns(frontier, shown, screen.width)
     table = Table(title=_title(frontier), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading, _ in columns:  # the marks give way, so that no number is ever cut
         side: Any = "left" if heading in ("FFN", "marks", "bits", "mixers") else "right"
@@ -48,19 +49,18 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
     screen.print(f"next: codesign report {folder}")
 
 
-def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candidate], str]]]:
-    """Headings and cells; a narrow terminal gets fewer columns (the files have them all)."""
+def _columns(frontier: Frontier, shown: list[Candidate], width: int) -> list[tuple[str, Callable[[Candidate], str]]]:
+    """Headings and cells; what does not fit beside marks of 8 characters is left out, the least needed first (the files have it all)."""
     from codesign.cli.common import perplexity
     from codesign.report.words import mixer_text, span_text
     from codesign.units import format_bytes, format_count, format_energy, format_seconds
 
     def ffn(c: Candidate) -> str:
         a = c.architecture
-        return (
-            f"{a.n_experts}x{a.d_ff_expert} top-{a.n_active_experts}"
-            if a.n_experts
-            else span_text(a.ffn_widths, a.d_ff)
-        )
+        shared = f"+{a.n_shared_experts * a.d_ff_shared}" if a.n_shared_experts else ""
+        if a.n_experts:
+            return f"{a.n_experts}x{a.d_ff_expert}{shared} top-{a.n_active_experts}"
+        return span_text(a.ffn_widths, a.d_ff)
 
     def size(c: Candidate) -> str:
         total, active = c.values["params"], c.values["params_active"]
@@ -70,27 +70,33 @@ def _columns(frontier: Frontier, width: int) -> list[tuple[str, Callable[[Candid
         return format_energy(c.values["energy_J"], 2).replace(" ", "") if "energy_J" in c.values else "-"
 
     mixed = any(mixer_text(c.architecture) for c in frontier.candidates)
+    # the first number says what goes first: the highest; 0 stays
     columns: list[tuple[int, str, Callable[[Candidate], str]]] = [
         (0, "#", lambda c: c.name.removeprefix("design-")),
         (0, "L", lambda c: str(c.architecture.n_layers)),
         (0, "width", lambda c: str(c.architecture.d_model)),
         (0, "heads", lambda c: f"{c.architecture.n_heads}/{c.architecture.n_kv_heads}"),
         (0, "FFN", ffn),
-        *([(0, "mixers", lambda c: mixer_text(c.architecture))] if mixed else []),
-        (92, "params (act.)", size),
+        *([(1, "mixers", lambda c: mixer_text(c.architecture))] if mixed else []),
+        (4, "params (act.)", size),
         (0, "ms/tok", lambda c: f"{1e3 * c.values['latency_s']:.1f}"),
-        (98, "TTFT", lambda c: format_seconds(c.values["ttft_s"], 2).replace(" ", "")),
-        (106, "memory", lambda c: format_bytes(c.values["memory_B"], 2).replace(" ", "")),
-        (114, "energy", joules),
+        (5, "TTFT", lambda c: format_seconds(c.values["ttft_s"], 2).replace(" ", "")),
+        (6, "memory", lambda c: format_bytes(c.values["memory_B"], 2).replace(" ", "")),
+        (7, "energy", joules),
         (0, "loss, 90 %", lambda c: f"{c.loss:.3f}±{1.645 * c.loss_std:.3f}"),
-        (126, "ppl", lambda c: f"{perplexity(c.loss):.1f}"),
-        (78, "fits", lambda c: f"{c.p_budget:.2f}"),
-        (120, "front", lambda c: f"{c.p_front:.2f}"),
+        (9, "ppl", lambda c: f"{perplexity(c.loss):.1f}"),
+        (3, "fits", lambda c: f"{c.p_budget:.2f}"),
+        (8, "front", lambda c: f"{c.p_front:.2f}"),
         (0, "marks", _short_marks),
     ]
     if len(frontier.provenance["rates"]) > 1:
         columns.insert(1, (0, "bits", lambda c: c.precision))
-    return [(heading, show) for least, heading, show in columns if width >= least]
+    sizes = [max(len(text) for text in (heading, *map(show, shown))) for _, heading, show in columns]
+    sizes[-1] = min(sizes[-1], _MARKS_WIDTH)
+    kept = list(range(len(columns)))
+    while sum(sizes[i] + 2 for i in kept) > width and any(columns[i][0] for i in kept):
+        kept.remove(max(kept, key=lambda i: columns[i][0]))
+    return [columns[i][1:] for i in kept]
 
 
 def _spread(candidates: tuple[Candidate, ...]) -> list[Candidate]:

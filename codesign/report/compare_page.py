@@ -8,7 +8,7 @@ from typing import Any
 from codesign.report.compare import Comparison, Run, Standing
 from codesign.report.page import render_page
 from codesign.report.section import Section, column, render_template, significant, static_text
-from codesign.report.words import METRICS, mixer_text, show_metric
+from codesign.report.words import METRICS, ffn_text, mixer_text, show_metric
 
 __all__ = ["build_comparison", "draw_comparison", "warnings_of", "write_comparison_pictures"]
 
@@ -121,7 +121,7 @@ def _run(run: Run, keys: list[str]) -> dict[str, Any]:
         "values": {key: column([significant(d.values[key], 5) for d in designs]) for key in keys},
         "down": {key: share(key, 0) for key in keys}, "up": {key: share(key, 1) for key in keys},
         "arch": {name: column([int(getattr(d.architecture, name)) for d in designs]) for name in _ARCH}
-        | {"mixer": column([mixer_text(d.architecture) for d in designs])},
+        | {"mixer": column([mixer_text(d.architecture) for d in designs]), "ffn": column([ffn_text(d.architecture) for d in designs])},
         "marked": column([int(any(mark.startswith("outside:") for mark in d.marks)) for d in designs]),
     }  # fmt: skip
 

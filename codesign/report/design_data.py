@@ -10,13 +10,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from codesign.architecture import Architecture
 from codesign.errors import SpecError
 from codesign.hf_config import config_dict, known_config, known_models
 from codesign.operators import Phase
 from codesign.report.packed import pack
 from codesign.report.review import Review
 from codesign.report.section import column, significant
-from codesign.report.words import family_text, mixer_text
+from codesign.report.words import family_text, ffn_text, mixer_text
 from codesign.roofline.cost import OperatorCost
 from codesign.search import Candidate
 from codesign.workload import PRECISIONS
@@ -44,8 +45,8 @@ def designs_data(review: Review) -> dict[str, Any]:
         "n_designs": len(designs),
         "name": column([c.name for c in everything]),
         "precision": column([c.precision for c in everything]),
-        "arch": {name: column([int(getattr(c.architecture, name)) for c in everything]) for name in _ARCH}
-        | {"mixer": column([mixer_text(c.architecture) for c in everything]),
+        "arch": {name: column([_whole(c.architecture, name) for c in everything]) for name in _ARCH}
+        | {"ffn": column([ffn_text(c.architecture) for c in everything]), "mixer": column([mixer_text(c.architecture) for c in everything]),
            "family": column([family_text(c.architecture) for c in everything])},
         "loss": column([significant(c.loss, 5) for c in everything]),
         "loss_low": column([significant(c.intervals["loss"][0], 5) for c in everything]),
@@ -131,3 +132,8 @@ def _operators(review: Review, everything: Sequence[Candidate], phase: Phase) ->
 def _work(values: Sequence[float]) -> Any:
     """Packed; 0 where an operator does none of it in any design."""
     return pack(values) if any(value > 0 for value in values) else 0
+
+
+def _whole(arch: Architecture, name: str) -> int:
+    """A field as a number; the mean width of FFNs that differ."""
+    return round(float(arch.d_ff_mean)) if name == "d_ff" else int(getattr(arch, name))

@@ -28,6 +28,7 @@ from codesign.roofline.calibration import LEVELS, load_calibration
 from codesign.roofline.cost import RooflineModel
 from codesign.roofline.rates import PhaseRates, Rates
 from codesign.search import DesignSpace, Frontier, Problem, build_problem
+from codesign.search.experts import parse_experts
 from codesign.workload import PRECISIONS, Workload
 
 __all__ = ["Rebuilt", "rebuild"]
@@ -126,9 +127,7 @@ def rebuild(frontier: Frontier, *, law: str | None = None, calibration: Path | N
 
 def _space(data: Mapping[str, Any]) -> DesignSpace:
     axes = {name: tuple(values) for name, values in data["axes"].items()}
-    axes["experts"] = tuple(
-        (0, 0) if name == "dense" else (int(name.split("x")[0]), int(name.split("x")[1])) for name in axes["experts"]
-    )
+    axes["experts"] = tuple(parse_experts(name) for name in axes["experts"])
     return DesignSpace(
         axes=axes, ff_multiple=int(data["ff_multiple"]), tied_embeddings=bool(data["tied_embeddings"]),
         ffn_gated=bool(data["ffn_gated"]), name=str(data["name"]),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from codesign.architecture import Architecture
 from codesign.budget import metric_of_bound
 from codesign.search import Candidate, Problem
+from codesign.search.experts import experts_of
 from codesign.search.mixers import mixer_of
 from codesign.search.problem import metric, metric_log_sd
 from codesign.search.space import AXES, DesignSpace
@@ -65,8 +66,8 @@ class Slice:
 
 def own_values(space: DesignSpace, precision: str, arch: Architecture) -> dict[str, Any]:
     """The axis values that a design came from; for an FFN width that no ratio of the space gives, the exact ratio."""
-    active = arch.n_active_experts + arch.n_shared_experts if arch.n_experts else 1
-    width = arch.d_ff_expert if arch.n_experts else arch.d_ff
+    active = arch.d_ff_active // arch.d_ff_expert if arch.n_experts else 1
+    width = arch.d_ff_expert if arch.n_experts else round(float(arch.d_ff_mean))
     exact = active * width / arch.d_model
     unit = active * space.ff_multiple
     fitting = [
@@ -81,7 +82,7 @@ def own_values(space: DesignSpace, precision: str, arch: Architecture) -> dict[s
     if kv not in space.axes["n_kv_heads"] and kv == arch.n_heads and 0 in space.axes["n_kv_heads"]:
         kv = 0
     return {
-        "precision": precision, "vocab_size": arch.vocab_size, "experts": (arch.n_experts, arch.n_active_experts),
+        "precision": precision, "vocab_size": arch.vocab_size, "experts": experts_of(arch, space.axes["experts"]),
         "mixer": mixer, "d_head": head, "n_kv_heads": kv, "n_layers": arch.n_layers, "d_model": arch.d_model, "ffn_ratio": ratio,
     }  # fmt: skip
 
@@ -229,7 +230,7 @@ def chosen_designs(candidates: Sequence[Candidate], best: str, count: int = 8) -
 
 def _setting(c: Candidate) -> tuple[Any, ...]:
     a = c.architecture
-    return (c.precision, a.n_experts, a.n_active_experts, a.d_head, a.n_kv_heads)
+    return (c.precision, a.n_experts, a.n_active_experts, a.d_ff_shared > 0, a.d_head, a.n_kv_heads)
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -244,14 +245,14 @@ def within(
     own = own_values(problem.space, candidate.precision, candidate.architecture)
     space = replace(problem.space, axes={axis: (value,) for axis, value in own.items()})
     arch = candidate.architecture
-    if own["mixer"] == "full":
+    if own["mixer"] == "full" and not arch.n_shared_experts:
         block = next(space.blocks())
         width = own["ffn_ratio"] * d / max(arch.n_active_experts, 1)
         batch = replace(
             block.arch, n_layers=l, d_model=d, n_heads=d / arch.d_head, n_kv_heads=own["n_kv_heads"] or d / arch.d_head,
             **{"d_ff_expert" if arch.n_experts else "d_ff": width},
         )  # fmt: skip
-    else:  # sizes of the mixer follow the width
+    else:  # sizes of the mixer and of shared experts follow the width
         batch, _ = space.build(own, l, d, np.asarray(own["ffn_ratio"]))
     estimate = problem.models[candidate.precision].estimate(batch, problem.workload, PRECISIONS[candidate.precision])
     fits: Any = True

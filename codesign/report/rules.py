@@ -22,6 +22,7 @@ from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 from codesign.report.review import Review
 from codesign.report.words import METRICS, show_metric
 from codesign.search import Candidate, Problem
+from codesign.search.experts import expert_counts, experts_of
 from codesign.search.mixers import mixer_of
 from codesign.search.space import AXES
 
@@ -174,7 +175,7 @@ def rules_of(review: Review, *, sweep: int = SWEEP) -> list[Rule]:
 def _rule(
     axis: str, candidates: Sequence[Candidate], cost: Sequence[float], review: Review, held: Mapping[Any, float], seed: int
 ) -> Rule:  # fmt: skip
-    values = tuple(_value(axis, c, review.problem.space.axes["mixer"]) for c in candidates)
+    values = tuple(_value(axis, c, review.problem.space.axes[axis]) for c in candidates)
     offered = tuple(_shown(axis, v) for v in review.problem.space.axes[axis])
     named = axis in _CHOICES
     rank = math.nan if named else spearman(cost, values)
@@ -186,20 +187,21 @@ def _rule(
     return replace(rule, text=_text(rule, cost, review.cost_key))
 
 
-def _value(axis: str, c: Candidate, mixers: Sequence[str]) -> Any:
+def _value(axis: str, c: Candidate, offered: Sequence[Any]) -> Any:
     a = c.architecture
     if axis == "mixer":
-        return mixer_of(a, mixers)
+        return mixer_of(a, offered)
     if axis == "ffn_ratio":
         return a.d_ff_active / a.d_model
     if axis == "experts":
-        return _shown(axis, (a.n_experts, a.n_active_experts))
+        return _shown(axis, experts_of(a, offered))
     return c.precision if axis == "precision" else getattr(a, axis)
 
 
 def _shown(axis: str, value: Any) -> Any:
     if axis == "experts":
-        return f"{value[1]} of {value[0]}" if value[0] else "dense"
+        experts, active, shared = expert_counts(value)
+        return f"{active} of {experts}" + (f" and {shared} shared" if shared else "") if experts else "dense"
     return value
 
 
@@ -286,7 +288,7 @@ def _most_experts(rule: Rule) -> str:
 
 
 def _experts(name: str) -> int:
-    return 0 if name == "dense" else int(name.split(" of ")[1])
+    return 0 if name == "dense" else int(name.split()[2])
 
 
 def _worth(rule: Rule) -> str:

@@ -8,7 +8,7 @@ from codesign.report.once import once
 from codesign.report.review import Review
 from codesign.report.section import Section, render_template, significant, static_text
 from codesign.report.what_if import Alternative, Choice, Pool, Stair, alternatives, design_at, pool_of, time_key
-from codesign.report.words import METRICS, mixer_text, show_metric
+from codesign.report.words import METRICS, ffn_text, mixer_text, show_metric
 from codesign.roofline.calibration import LEVELS
 
 __all__ = ["FAMILIES", "build", "draw_what_if", "picture"]
@@ -82,7 +82,7 @@ def _design(review: Review, pool: Pool, at: tuple[int, int]) -> list[Any]:
     return [
         significant(float(loss[at[1]]), 6), precision, arch.n_layers, arch.d_model, arch.n_heads, arch.n_kv_heads, arch.d_head,
         arch.n_experts, arch.n_active_experts, arch.d_ff_expert if arch.n_experts else arch.d_ff, name,
-        mixer_text(arch),
+        mixer_text(arch), ffn_text(arch),
     ]  # fmt: skip
 
 

@@ -16,10 +16,12 @@ __all__ = [
     "METRICS",
     "arch_text",
     "family_text",
+    "ffn_text",
     "mark_text",
     "mixer_text",
     "show_metric",
     "space_edges",
+    "span_text",
 ]
 
 
@@ -182,13 +184,26 @@ def arch_text(arch: Architecture) -> str:
         >>> arch_text(read_config("openelm-270m"))
         '16 layers × 1280, 12 to 20 heads (3 to 5 KV) of 64, FFN 768 to 5120'
     """
-    ffn = f"FFN {span_text(arch.ffn_widths, arch.d_ff)}" if arch.n_ffn_layers else "no FFN"
-    if arch.n_experts:
-        ffn = f"{arch.n_experts} experts of {arch.d_ff_expert}, {arch.n_active_experts} active"
     mixer = mixer_text(arch)
     shown = f"{span_text(arch.layer_heads, arch.n_heads)} heads ({span_text(arch.layer_kv_heads, arch.n_kv_heads)} KV) of {arch.d_head}"
     heads = shown if arch.n_attention_layers else ""
-    return ", ".join(part for part in (f"{arch.n_layers} layers × {arch.d_model}", heads, mixer, ffn) if part)
+    return ", ".join(
+        part for part in (f"{arch.n_layers} layers × {arch.d_model}", heads, mixer, ffn_text(arch)) if part
+    )
+
+
+def ffn_text(arch: Architecture) -> str:
+    """The FFN or the experts.
+
+    Example:
+        >>> from codesign.hf_config import read_config
+        >>> ffn_text(read_config("qwen1.5-moe-a2.7b")), ffn_text(read_config("openelm-270m"))
+        ('60 experts of 1408, 4 active, shared 5632', 'FFN 768 to 5120')
+    """
+    if arch.n_experts:
+        shared = f", shared {arch.n_shared_experts * arch.d_ff_shared}" if arch.n_shared_experts else ""
+        return f"{arch.n_experts} experts of {arch.d_ff_expert}, {arch.n_active_experts} active{shared}"
+    return f"FFN {span_text(arch.ffn_widths, arch.d_ff)}" if arch.n_ffn_layers else "no FFN"
 
 
 def span_text(values: tuple[int, ...], alike: int) -> str:

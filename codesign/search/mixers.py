@@ -27,6 +27,7 @@ import numpy as np
 from codesign._mixers import RECURRENCES
 from codesign.architecture import Architecture
 from codesign.errors import SpecError
+from codesign.search.experts import ExpertsValue
 
 __all__ = ["COST_ONLY", "FAMILIES", "Mixer", "family_axes", "mixer_of", "parse_mixer", "with_mixer"]
 
@@ -119,7 +120,11 @@ def with_mixer(fields: dict[str, Any], mixer: Mixer, first: Any, multiple: int =
     elif kind in ("mamba2", "gdn", "mlstm", "conv"):
         found, valid = _recurrent(out, kind, mixer.numbers[0], first)
         out |= found
-        if mixture and family != "codesign":  # their models have a shared expert in each layer, as wide as a routed one
+        if mixture and family != "codesign" and "d_ff_shared" in fields:
+            out["shared_expert_gate"] = kind == "gdn"
+        elif (
+            mixture and family != "codesign"
+        ):  # their models have a shared expert in each layer, as wide as a routed one
             active = fields["n_active_experts"]
             width = np.maximum(np.round(fields["d_ff_expert"] * active / ((active + 1) * 64)), 1.0) * 64
             out |= {
@@ -216,8 +221,8 @@ def _rises(arch: Architecture, ratio: int) -> bool:
 
 
 def family_axes(
-    names: Sequence[str], experts: Sequence[tuple[int, int]]
-) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
+    names: Sequence[str], experts: Sequence[ExpertsValue]
+) -> tuple[tuple[ExpertsValue, ...], tuple[str, ...]]:
     """Values of the axes experts and mixer for the families asked for; the space is their product (mixtures of hybrids, too).
 
     Args:
@@ -237,7 +242,7 @@ def family_axes(
             close = difflib.get_close_matches(name, FAMILIES, n=1)
             meant = f"did you mean '{close[0]}'? " if close else ""
             raise SpecError(f"unknown family '{name}'; {meant}known: {', '.join(FAMILIES)}")
-    pairs: list[tuple[int, int]] = [(0, 0)] if set(names) - {"moe"} else []
+    pairs: list[ExpertsValue] = [(0, 0)] if set(names) - {"moe"} else []
     if "moe" in names:
         many = [pair for pair in experts if pair[0]]
         if not many:

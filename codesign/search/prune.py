@@ -215,7 +215,7 @@ def _features(space: DesignSpace, rows: Index) -> Array:
     for k, axis in enumerate(AXES):
         values = space.axes[axis]
         if isinstance(values[0], tuple):
-            table = [1000.0 * e + active for e, active in values]
+            table = [1000.0 * value[0] + sum(value[1:]) for value in values]
         elif isinstance(values[0], str):
             table = list(range(len(values)))
         else:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from codesign.architecture import Architecture, ArchitectureBatch
 from codesign.errors import SpecError
+from codesign.search.experts import expert_counts, experts_name
 from codesign.search.mixers import parse_mixer, with_mixer
 
 __all__ = ["AXES", "CATEGORIES", "MAX_BLOCK", "Block", "DesignSpace"]
@@ -25,6 +26,7 @@ _MESH = AXES[-3:]
 CATEGORIES = ("precision", "mixer", "experts")
 MAX_BLOCK = 1 << 18
 _MAX_VALUE = 10**9  # products of the largest axis values stay finite
+_MAX_SHARED = 1024
 _MAX_SIZE = 1 << 62  # linear indices are 64-bit
 
 
@@ -50,7 +52,7 @@ class DesignSpace:
 
     Args:
         axes: values by axis name (`AXES`). ffn_ratio is the *activated* FFN width over d_model: for K of E experts each is
-            ffn_ratio * d_model / K wide. experts holds pairs (E, K), (0, 0) for a dense FFN. n_kv_heads 0 means as many as
+            ffn_ratio * d_model / K wide. experts: values of `codesign.search.experts`, (0, 0) for a dense FFN. n_kv_heads 0 means as many as
             query heads. mixer: values of `codesign.search.mixers`; full attention alone where the axis is not given.
         ff_multiple: FFN widths are rounded to this multiple (the hardware's granularity).
         tied_embeddings, ffn_gated: of every design. family: config.json family of (dense, mixture) designs.
@@ -88,7 +90,7 @@ class DesignSpace:
             number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
             if not (number and 0 < ratio <= _MAX_VALUE):
                 raise SpecError(f"axis 'ffn_ratio': {ratio!r} is not a number above zero (at most {_MAX_VALUE:g})")
-        if not self.ffn_gated and any(experts for experts, _ in self.axes["experts"]):
+        if not self.ffn_gated and any(value[0] for value in self.axes["experts"]):
             raise SpecError(
                 "a plain FFN (ffn_gated = false) with experts has no known model family; make experts dense only"
             )
@@ -96,9 +98,12 @@ class DesignSpace:
             raise SpecError(
                 f"the design space has {self.size:.3g} points; at most {_MAX_SIZE:.3g} can be numbered: shorten an axis"
             )
-        for experts, active in self.axes["experts"]:
-            if not (experts == active == 0 or 1 <= active <= experts <= _MAX_VALUE):
-                raise SpecError(f"axis 'experts': {experts}x{active} is not E experts with 1 to E active")
+        for value in self.axes["experts"]:
+            experts, active, shared = expert_counts(value)
+            if not (experts == active == shared == 0 or 1 <= active <= experts <= _MAX_VALUE) or shared > _MAX_SHARED:
+                raise SpecError(
+                    f"axis 'experts': {experts}x{active}{f'+{shared}' if shared else ''} is not E experts with 1 to E active and at most {_MAX_SHARED} shared"
+                )
 
     @property
     def size(self) -> int:
@@ -147,7 +152,7 @@ class DesignSpace:
 
     def build(self, fixed: Mapping[str, Any], l: Any, d: Any, r: Any) -> tuple[ArchitectureBatch, Any]:
         """Architectures at given values (scalars or arrays) and which of them are possible."""
-        experts, active = fixed["experts"]
+        experts, active, shared = expert_counts(fixed["experts"])
         mixer = parse_mixer(fixed["mixer"])
         d_head = fixed["d_head"]
         heads = d / d_head
@@ -155,7 +160,7 @@ class DesignSpace:
         kv = np.where(np.asarray(given) == 0, heads, given)
         whole = heads == np.floor(heads)
         valid = whole & (kv <= heads) & (np.mod(heads, kv) == 0)
-        width = np.maximum(np.round(r * d / (max(active, 1) * self.ff_multiple)), 1.0) * self.ff_multiple
+        width = np.maximum(np.round(r * d / (max(active + shared, 1) * self.ff_multiple)), 1.0) * self.ff_multiple
         mixture = experts > 0
         fields: dict[str, Any] = {
             "n_layers": l, "d_model": d, "n_heads": heads, "n_kv_heads": kv, "d_head": d_head,
@@ -165,6 +170,10 @@ class DesignSpace:
             "qk_norm": "head" if self.ffn_gated else "none", "norm_bias": not self.ffn_gated,
             "family": ("qwen3_moe" if mixture else "qwen3") if self.ffn_gated else "nemotron",
         }  # fmt: skip
+        if shared:  # one expert of their summed width, which computes the same; Qwen1.5-MoE's family has it, with a gate and biases
+            fields |= {"n_shared_experts": 1, "d_ff_shared": shared * width}
+            if mixer.kind == "full":
+                fields |= {"family": "qwen2_moe", "qkv_bias": True, "qk_norm": "none", "shared_expert_gate": True}
         if mixer.kind != "full":
             first = {axis: np.asarray(fixed[axis]) == self.axes[axis][0] for axis in ("n_kv_heads", "d_head")}
             if mixer.kind == "mla":  # every head has keys and values of its own, whatever the axis of KV heads says
@@ -268,7 +277,7 @@ class DesignSpace:
     def to_dict(self) -> dict[str, Any]:
         """Axes and options as JSON values (experts as "ExK" strings)."""
         axes: dict[str, Any] = {axis: list(self.axes[axis]) for axis in AXES}
-        axes["experts"] = [_experts_name(pair) for pair in self.axes["experts"]]
+        axes["experts"] = [experts_name(value) for value in self.axes["experts"]]
         if axes["mixer"] == ["full"]:
             del axes["mixer"]
         return {"name": self.name, "axes": axes, "ff_multiple": self.ff_multiple, "tied_embeddings": self.tied_embeddings,
@@ -285,7 +294,3 @@ _REPAIRS: tuple[tuple[tuple[str, int | None], ...], ...] = (
     *((("d_model", step),) for step in _WIDTHS),
     *((*_FIRST, ("d_model", step)) for step in _WIDTHS),
 )
-
-
-def _experts_name(pair: tuple[int, int]) -> str:
-    return f"{pair[0]}x{pair[1]}" if pair[0] else "dense"

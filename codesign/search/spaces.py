@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codesign.errors import SpecError
+from codesign.search.experts import parse_experts
 from codesign.search.space import AXES, DesignSpace
 from codesign.workload import parse_precision
 
@@ -81,16 +82,10 @@ def _axis(name: str, value: Any, where: str) -> tuple[Any, ...]:
     values = value if isinstance(value, list) else [value]
     if name != "experts":
         return tuple(values)
-    pairs = []
-    for text in values:
-        parts = str(text).lower().split("x")
-        if str(text).lower() == "dense":
-            pairs.append((0, 0))
-        elif len(parts) == 2 and all(part.isdigit() for part in parts):
-            pairs.append((int(parts[0]), int(parts[1])))
-        else:
-            raise SpecError(f"{where}: axis 'experts': '{text}' is neither dense nor ExK, such as 8x2")
-    return tuple(pairs)
+    try:
+        return tuple(parse_experts(text) for text in values)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
 
 
 def load_space(name: str, precisions: Sequence[str], vocab_size: int) -> DesignSpace:

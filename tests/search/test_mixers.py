@@ -12,6 +12,7 @@ from codesign.architecture import Architecture
 from codesign.errors import SpecError
 from codesign.hf_config import architecture_from_config, config_dict
 from codesign.operators import lower
+from codesign.search.experts import experts_name, experts_of, parse_experts
 from codesign.search.mixers import FAMILIES, Mixer, family_axes, mixer_of, parse_mixer
 from codesign.search.space import DesignSpace
 from codesign.workload import PRECISIONS, Workload
@@ -21,7 +22,7 @@ MIXERS = (
 )  # fmt: skip
 
 
-def space(mixers: tuple[str, ...] = MIXERS, experts: tuple[tuple[int, int], ...] = ((0, 0), (4, 2))) -> DesignSpace:
+def space(mixers: tuple[str, ...] = MIXERS, experts: tuple[tuple[int, ...], ...] = ((0, 0), (4, 2))) -> DesignSpace:
     return DesignSpace(
         axes={
             "precision": ("fp16",), "vocab_size": (512,), "mixer": mixers, "experts": experts, "d_head": (32, 64), "n_kv_heads": (1, 2),
@@ -38,7 +39,12 @@ def designs(one: DesignSpace) -> list[Architecture]:
     return found
 
 
-SOME = [a for a in designs(space()) if a.d_model in (128, 256) and a.n_layers in (4, 8)]
+SHARED = tuple(m for m in MIXERS if m != "taper:4")
+SOME = [
+    a
+    for a in designs(space()) + designs(space(SHARED, ((8, 2, 1), (8, 2, 2))))
+    if a.d_model in (128, 256) and a.n_layers in (4, 8)
+]
 
 
 def test_every_design_is_another_architecture() -> None:
@@ -46,8 +52,36 @@ def test_every_design_is_another_architecture() -> None:
     assert len(set(every)) == len(every)
 
 
-def test_a_block_a_flat_batch_and_a_point_agree() -> None:
-    one = space()
+def test_shared_experts_are_fine_grained_and_known_again() -> None:
+    offered = ((4, 2), (8, 2, 1), (8, 2, 2))
+    one = space(SHARED, offered)
+    found = designs(one)
+    assert len(set(found)) == len(found) > 200
+    for block in one.blocks():
+        for i in np.flatnonzero(block.valid):
+            value = tuple(one.axes["experts"][one.indices(block.start + int(i))[3]])
+            arch = one.point(block.start + int(i))[1]
+            assert experts_of(arch, offered) == value
+            if len(value) == 3:
+                assert arch.d_ff_shared == value[2] * arch.d_ff_expert
+                assert arch.d_ff_active == (2 + value[2]) * arch.d_ff_expert
+
+
+def test_experts_as_text() -> None:
+    for value in ((0, 0), (8, 2), (64, 6, 2)):
+        assert parse_experts(experts_name(value)) == value
+    assert parse_experts("8x2+0") == (8, 2)
+    for text in ("8", "8x", "8x2+", "8x2+1+1", "x"):
+        with pytest.raises(SpecError, match="neither dense nor ExK nor"):
+            parse_experts(text)
+    for value in ((0, 0, 1), (8, 9), (8, 2, 2000)):
+        with pytest.raises(SpecError, match="is not E experts with 1 to E active and at most 1024 shared"):
+            space(("full",), (value,))
+
+
+@pytest.mark.parametrize("experts", [((0, 0), (4, 2)), ((8, 2, 1), (8, 2, 2))], ids=["own", "shared"])
+def test_a_block_a_flat_batch_and_a_point_agree(experts: Any) -> None:
+    one = space(MIXERS, experts)
     for block in one.blocks():
         index = np.flatnonzero(block.valid)[:3]
         if not len(index):
@@ -65,7 +99,7 @@ def test_a_block_a_flat_batch_and_a_point_agree() -> None:
 
 @pytest.mark.parametrize(
     "arch",
-    SOME[:: max(1, len(SOME) // 60)],
+    SOME[:: max(1, len(SOME) // 90)],
     ids=lambda a: f"{a.family}-{a.recurrence}-{a.n_layers}x{a.d_model}-{a.n_experts}",
 )
 def test_configs_read_back_and_transformers_builds_them(arch: Architecture) -> None:

@@ -204,7 +204,7 @@ codesign.sections.frontier = (root, data, page) => {
   }
 
   // ---- tables -------------------------------------------------------------------------------------------------------
-  const ffn = (d) => (d.arch.n_experts ? `${d.arch.n_experts}×${d.arch.d_ff_expert}, ${d.arch.n_active_experts} active` : String(d.arch.d_ff));
+  const ffn = (d) => d.arch.ffn.replace("FFN ", "").replace(" experts of ", "×");
   const metricColumn = (key, title) => ({ title, value: (d) => d.values[key], text: (d) => format.metric(key, d.values[key]) });
   const columns = (isKnown) => [
     { title: isKnown ? "model" : "design", left: true, value: (d) => (isKnown ? d.name : d.index), text: (d) => d.name },

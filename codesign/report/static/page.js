@@ -126,9 +126,8 @@ window.codesign = (() => {
   /** The factor and unit that a metric is drawn in. */
   const metricScale = (key) => SCALES[key] ?? [1, ""];
   function archText(a) {
-    const ffn = a.n_experts ? `${a.n_experts} experts of ${a.d_ff_expert}, ${a.n_active_experts} active` : `FFN ${a.d_ff}`;
     const heads = a.d_head === 1 ? "" : `${a.n_heads} heads (${a.n_kv_heads} KV) of ${a.d_head}`;
-    return [`${a.n_layers} layers × ${a.d_model}`, heads, a.mixer, ffn].filter(Boolean).join(", ");
+    return [`${a.n_layers} layers × ${a.d_model}`, heads, a.mixer, a.ffn].filter(Boolean).join(", ");
   }
   const escape = (text) => String(text).replace(/[&<>"']/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" })[c]);
 

@@ -3,8 +3,8 @@
 codesign.sections["what-if"] = (root, data, page) => {
   const { format, escape } = page;
   const q = (id) => document.getElementById(`what-if-${id}`);
-  const designs = data.designs.map(([loss, precision, n_layers, d_model, n_heads, n_kv_heads, d_head, n_experts, n_active_experts, d_ff, name, mixer]) =>
-    ({ loss, precision, name, arch: { mixer, n_layers, d_model, n_heads, n_kv_heads, d_head, n_experts, n_active_experts, d_ff: n_experts ? 0 : d_ff, d_ff_expert: n_experts ? d_ff : 0 } }));
+  const designs = data.designs.map(([loss, precision, n_layers, d_model, n_heads, n_kv_heads, d_head, n_experts, n_active_experts, d_ff, name, mixer, ffn]) =>
+    ({ loss, precision, name, arch: { mixer, ffn, n_layers, d_model, n_heads, n_kv_heads, d_head, n_experts, n_active_experts, d_ff: n_experts ? 0 : d_ff, d_ff_expert: n_experts ? d_ff : 0 } }));
   const state = { bound: data.bound, x: "cap_W", measured: false };
   const several = data.precisions.length > 1;
   const SURE = ["●", "◐", "◐", "○", "○"];
