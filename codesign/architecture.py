@@ -134,7 +134,7 @@ class Architecture(Shape):
                 object.__setattr__(self, name, bool(value))
         if not isinstance(self.family, str):
             raise SpecError(f"family must be a name, not {self.family!r}")
-        if self.n_heads % self.n_kv_heads:
+        if self.layer_heads == () and self.layer_kv_heads == () and self.n_heads % self.n_kv_heads:
             raise SpecError(
                 f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
                 "each key/value head serves the same number of query heads"
@@ -204,10 +204,9 @@ class Architecture(Shape):
         changes: dict[str, Any] = {"ffn_widths": (), "layer_heads": (), "layer_kv_heads": ()}
         if letter == "F" and self.ffn_widths:
             changes["d_ff"] = self.ffn_widths[index]
-        if letter in "AW":
-            for name, alike in (("layer_heads", "n_heads"), ("layer_kv_heads", "n_kv_heads")):
-                if getattr(self, name):
-                    changes[alike] = getattr(self, name)[index]
+        for name, alike in (("layer_heads", "n_heads"), ("layer_kv_heads", "n_kv_heads")):
+            if getattr(self, name):  # other sublayers have no heads: any that go together
+                changes[alike] = getattr(self, name)[index if letter in "AW" else 0]
         return replace(self, **changes)
 
 

@@ -144,6 +144,9 @@ def test_lists_of_one_number_a_layer() -> None:
     assert Architecture(**{**BASE, "d_ff": 128}, ffn_widths=[128, 128]) == even  # type: ignore[arg-type]
     assert Architecture.from_dict(UNEVEN.to_dict()) == UNEVEN and UNEVEN.to_dict()["ffn_widths"] == [64, 192]
     assert UNEVEN.sublayer("F", 0) == Architecture(**{**BASE, "d_ff": 64})
+    assert (
+        UNEVEN.evolve(n_heads=3, layer_heads=(3, 2), n_kv_heads=2, layer_kv_heads=(1, 2)).n_kv_heads == 2
+    )  # 2 of 3 in no layer
     heads = UNEVEN.evolve(layer_heads=(2, 4), layer_kv_heads=(1, 2))
     assert heads.sublayer("A", 0).n_kv_heads == 1 and heads.d_query == 3 * BASE["d_head"]
     assert heads.params_total < UNEVEN.params_total

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from codesign._hf_families import FAMILIES
 from codesign.architecture import Architecture, ArchitectureBatch
-from codesign.cache import attended_tokens, kv_bytes_per_token
+from codesign.cache import attended_tokens, cache_bytes, kv_bytes_per_token
 from codesign.hf_config import config_dict, read_config
 from codesign.operators import Operator, lower, weight_bytes
-from codesign.workload import PRECISIONS, Workload
+from codesign.serving import Serving
+from codesign.workload import PRECISIONS, Workload, parse_precision
 
 FP16 = PRECISIONS["fp16"]
 TINY = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=100)
@@ -324,3 +325,60 @@ def test_an_open_mesh_is_the_flat_batch(phase: Any) -> None:
             spread = np.broadcast_to(getattr(one, measure), mesh.shape).ravel()
             assert np.array_equal(spread, np.broadcast_to(getattr(other, measure), flat.shape)), (one.name, measure)
     assert np.array_equal(np.broadcast_to(mesh.params_total, mesh.shape).ravel(), flat.params_total)
+
+
+def test_uneven_layers_cost_what_their_layers_do_one_by_one() -> None:
+    """FLOP, bytes, cache and parameters of random lists, under eviction, sparse attention and quantised caches; and torch's count."""
+    torch = pytest.importorskip("torch")
+    from codesign.models.decoder import build_decoder
+
+    rng = np.random.default_rng(4)
+    for turn in range(24):
+        layers, kind = int(rng.integers(2, 7)), turn % 3
+        dense = int(rng.integers(1, layers + 1)) if kind == 1 else layers
+        attending = int(rng.integers(1, layers)) if kind == 2 else layers
+        widths = tuple(16 * int(x) for x in rng.integers(1, 9, dense))
+        kv = tuple(int(2**x) for x in rng.integers(0, 3, attending))
+        heads = tuple(int(k * rng.integers(1, 4)) for k in kv)
+        flag = lambda: bool(rng.integers(2))  # noqa: E731
+        more: dict[str, Any] = {}
+        if kind == 1:
+            more = {
+                "n_experts": 4,
+                "n_active_experts": 2,
+                "d_ff_expert": 32,
+                "n_dense_layers": dense,
+                "n_shared_experts": 1,
+                "d_ff_shared": 48,
+            }
+        if kind == 2:
+            more = {"recurrence": "mamba2", "n_recurrent_layers": layers - attending, "n_state_heads": 8, "d_state_value": 16, "d_state_key": 8,
+                    "n_state_groups": 2, "d_conv": 4}  # fmt: skip
+        arch = Architecture(
+            n_layers=layers, d_model=64, d_head=16, vocab_size=100, n_heads=max(heads), n_kv_heads=max(kv), d_ff=max(widths),
+            qk_norm=str(rng.choice(["none", "head", "full"])), tied_embeddings=flag(), qkv_bias=flag(), out_bias=flag(), mlp_bias=flag(),
+            ffn_gated=flag(), attention_gate=flag(), ffn_widths=widths, layer_heads=heads, layer_kv_heads=kv, family="codesign", **more,
+        )  # fmt: skip
+        with torch.device("meta"):
+            assert sum(p.numel() for p in build_decoder(arch).parameters()) == arch.params_total
+        same = arch.evolve(ffn_widths=(), layer_heads=(), layer_kv_heads=(), n_heads=8, n_kv_heads=4)
+        by_width = [same.evolve(d_ff=width) for width in widths]
+        by_heads = [same.evolve(n_heads=h, n_kv_heads=k) for h, k in zip(heads, kv, strict=True)]
+        for serving in (Serving(), Serving(kv_budget_tokens=8), Serving(sparse_tokens=4, index_heads=2, d_index=8)):
+            for name in ("fp16", "w4a16+kv8"):
+                form, workload = (
+                    parse_precision(name),
+                    Workload(prompt_tokens=20, output_tokens=3, batch_size=2, serving=serving),
+                )
+
+                def total(one: Architecture, field: str, phase: Any) -> float:
+                    return sum(float(op.count) * float(getattr(op, field)) for op in lower(one, workload, form, phase))  # noqa: B023
+
+                for phase in ("prefill", "decode"):
+                    for field in ("flop", "weight_B", "read_B", "write_B"):
+                        mean = [np.mean([total(one, field, phase) for one in some]) for some in (by_width, by_heads)]
+                        assert total(arch, field, phase) == pytest.approx(
+                            sum(mean) - total(same, field, phase), rel=1e-9
+                        )
+                mean_cache = np.mean([float(cache_bytes(one, workload, form)) for one in by_heads])
+                assert float(cache_bytes(arch, workload, form)) == pytest.approx(mean_cache, rel=1e-9)
