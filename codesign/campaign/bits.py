@@ -28,7 +28,7 @@ try:
     from codesign.models.decoder import build_decoder
     from codesign.training.batches import valid_windows
     from codesign.training.loop import read_run
-    from codesign.training.quantise import HEAD, Part, bits_stored, loss_of, parts_of, with_bits
+    from codesign.training.quantise import HEAD, Part, loss_of, parts_of, with_bits
     from codesign.training.text import load_text
     from codesign.training.tokenizer import BPETokenizer, encode_text
 except ImportError as error:
@@ -163,7 +163,11 @@ def _from_run(
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         why = str(error).splitlines()[0][:100]
         raise SchemaError(f"{path / 'weights.pt'} cannot be read ({why}); train the model again") from error
-    return model, run.architecture, valid_windows(tokens, run.recipe.seq_len, 2 * settings.tokens)
+    return (
+        model,
+        run.architecture,
+        valid_windows(tokens, run.recipe.seq_len, 2 * max(settings.tokens, run.recipe.seq_len)),
+    )
 
 
 def _from_checkpoint(
@@ -216,7 +220,7 @@ def study_bits(
     Raises:
         SchemaError: the file is of another model, text or settings, or corrupt.
     """
-    parts = parts_of(trained.model)
+    parts = parts_of(trained.model, settings.group)
     measured = _Measured(trained, settings, parts, path)
     first, second = trained.windows[::2], trained.windows[1::2]
     below = [b for b in settings.bits if b < 16]
@@ -231,14 +235,14 @@ def study_bits(
             done += 1
             if on_progress is not None:
                 on_progress(done, total, f"{part.name} {bits} bits: {loss[part.name][bits]:+.4f} nats")
-    read = np.array([[part.read * bits_stored(b, settings.group) / 8 for b in settings.bits] for part in parts])
+    read = np.array([[part.bits_read(b) / 8 for b in settings.bits] for part in parts])
     curve = allocate(read, monotone(np.array([[loss[part.name][b] for b in settings.bits] for part in parts])))
     policies = []
     for place, uniform in _chosen(curve, read, settings.bits):
         columns = curve.choices[place] if uniform is None else [settings.bits.index(uniform)] * len(parts)
         chosen = {part.name: settings.bits[c] for part, c in zip(parts, columns, strict=True)}
         after = measured(second, chosen, "policies") - base_other
-        policies.append(_policy(parts, chosen, loss, after, settings.group, trained.arch.tied_embeddings, uniform))
+        policies.append(_policy(parts, chosen, loss, after, trained.arch.tied_embeddings, uniform))
         if on_progress is not None:
             on_progress(total, total, f"policy of {policies[-1].mean_bits:.2f} bits: {after:+.4f} nats")
     return BitsStudy(
@@ -256,19 +260,17 @@ def _chosen(curve: BitsCurve, read: npt.NDArray[np.float64], bits: tuple[int, ..
 
 
 def _policy(
-    parts: Sequence[Part], bits: Mapping[str, int], loss: Mapping[str, Mapping[int, float]], measured: float, group: int, tied: bool,
-    uniform: int | None,
+    parts: Sequence[Part], bits: Mapping[str, int], loss: Mapping[str, Mapping[int, float]], measured: float, tied: bool, uniform: int | None
 ) -> Policy:  # fmt: skip
-    each = {part.name: bits_stored(bits[part.name], group) for part in parts}
-    read = sum(part.read for part in parts)
-    copied = sum(part.weights * 2 for part in parts if part.name == HEAD and tied and bits[HEAD] < 16)
+    read = sum(part.bits_read(bits[part.name]) for part in parts)
+    layers, (head,) = [p for p in parts if p.name != HEAD], [p for p in parts if p.name == HEAD]
+    stored = sum(part.bits_stored(bits[part.name]) for part in parts)
+    copied = head.weights * 16 if tied and bits[HEAD] < 16 else 0
     return Policy(
-        bits=dict(bits), mean_bits=sum(part.read * each[part.name] for part in parts) / read,
-        read_B=sum(part.read * each[part.name] for part in parts) / 8,
-        stored_B=sum(part.weights * each[part.name] for part in parts) / 8 + copied,
+        bits=dict(bits), mean_bits=read / sum(part.read for part in parts), read_B=read / 8, stored_B=(stored + copied) / 8,
         added=sum(loss[part.name].get(bits[part.name], 0.0) for part in parts), measured=measured, uniform=uniform,
-        layer_bits=sum(p.weights * each[p.name] for p in parts if p.name != HEAD) / sum(p.weights for p in parts if p.name != HEAD),
-        head_bits=each[HEAD],
+        layer_bits=sum(p.bits_stored(bits[p.name]) for p in layers) / sum(p.weights for p in layers),
+        head_bits=head.bits_stored(bits[HEAD]) / head.weights,
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def bits(
     from pathlib import Path
 
     from codesign._paths import user_folder
-    from codesign.cli.common import parse_list
+    from codesign.cli.common import parse_list, writable_folder
     from codesign.errors import SpecError
     from codesign.units import parse_count
 
@@ -65,10 +65,9 @@ def bits(
     settings = BitsSettings(bits=tuple(widths), group=group, tokens=int(parse_count(tokens, "--tokens")))
     cost = _cost(device, engine, prompt, generate) if device else None
     trained = open_trained(path, data, settings, suffixes=suffix or (), cache=user_folder() / "texts")
-    folder = Path(out) if out else Path("results") / f"bits-{path.resolve().name}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable_folder(out, f"bits-{path.resolve().name}")
     study = study_bits(trained, settings, folder / "measured.jsonl", on_progress=_told)
-    costs = [cost(trained.arch, policy, group) if cost else {} for policy in study.policies]
+    costs = [cost(trained.arch, policy) if cost else {} for policy in study.policies]
     report = {
         "model": trained.name, "architecture": trained.arch.to_dict(), "bits": list(settings.bits), "group": group,
         "tokens": int(trained.windows[::2].size), "base_loss": study.base, "base_loss_other_text": study.base_other,
@@ -92,7 +91,7 @@ def _cost(device: str, engine: str | None, prompt: int, generate: int) -> Any:
     chosen, fits, workload = load_device(device), load_calibration(), workload_of(prompt, generate, 1)
     name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, PRECISIONS["w4a16"])
 
-    def cost(arch: Any, policy: Policy, group: int) -> dict[str, Any]:
+    def cost(arch: Any, policy: Policy) -> dict[str, Any]:
         layers = policy.layer_bits
         form = Precision(
             name="by part", weight_bits=layers, lm_head_bits=policy.head_bits, weight_only=layers < 16, source="codesign bits",

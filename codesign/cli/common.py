@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from codesign.workload import Workload
 
-__all__ = ["console", "parse_list", "parse_options", "parse_predictors", "perplexity", "workload_of"]
+__all__ = ["console", "parse_list", "parse_options", "parse_predictors", "perplexity", "workload_of", "writable_folder"]
 
 
 def console() -> Console:
@@ -26,6 +27,24 @@ def console() -> Console:
         return Piped(highlight=False)
     width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else 140
     return Piped(highlight=False, no_color=True, width=width)
+
+
+def writable_folder(out: str | None, usual: str) -> Path:
+    """The folder of --out, or results/NAME; made.
+
+    Raises:
+        SpecError: it cannot be made or written.
+    """
+    from codesign.errors import SpecError
+
+    folder = Path(out) if out else Path("results") / usual
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"cannot write to {folder}: {error.strerror or error}; give a writable --out") from error
+    if not os.access(folder, os.W_OK):
+        raise SpecError(f"cannot write to {folder}: it is not writable; give a writable --out")
+    return folder
 
 
 def parse_list(values: list[str] | None) -> list[str]:

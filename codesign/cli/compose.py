@@ -47,11 +47,10 @@ def compose(
     Example: codesign compose --device orin --primitives attention,mlp,mamba2 --evaluations 24
     """
     import json
-    from pathlib import Path
 
     from codesign.campaign.composing import ComposeSettings
     from codesign.campaign.composing import compose as run
-    from codesign.cli.common import parse_list, workload_of
+    from codesign.cli.common import parse_list, workload_of, writable_folder
     from codesign.devices import load_device
     from codesign.engines import resolve_engine
     from codesign.errors import MissingExtraError, SpecError
@@ -83,9 +82,7 @@ def compose(
     except ImportError as error:
         raise MissingExtraError.of("torch", "train", "codesign compose") from error
     torch.set_num_threads(1)
-    folder = (
-        Path(out) if out else Path("results") / f"compose-{settings.primitives}{layers}-{settings.recurrence}-{seed}"
-    )
+    folder = writable_folder(out, f"compose-{settings.primitives}{layers}-{settings.recurrence}-{seed}")
     found = run(settings, folder / "evaluations.jsonl", on_progress=_told)
     cost = RooflineModel.of(chosen, fits.rates(chosen, name, form, 1, workload))
     rows = _grown(found, sizes, vocab, cost, workload, form, folder)

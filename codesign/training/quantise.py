@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from codesign.architecture import Architecture
 from codesign.errors import SpecError
 
-__all__ = ["HEAD", "Part", "bits_stored", "loss_of", "parts_of", "rounded", "with_bits"]
+__all__ = ["HEAD", "Part", "loss_of", "parts_of", "rounded", "with_bits"]
 
 HEAD = "head"
 _KEPT = (".router", ".shared_gate")  # a few numbers a row, which decide which experts run
@@ -31,23 +31,23 @@ _FFN = (".ffn.", ".experts.", ".shared_expert.")
 class Part:
     """What takes one bit width: a layer's mixer, its FFN, or the head.
 
-    weights: numbers stored; read: numbers that one token at batch 1 reads (of experts, those that are active).
+    weights, groups: numbers and scales stored; read, groups_read: those that one token at batch 1 reads (of experts, those that are active).
     """
 
     name: str
     weights: int
+    groups: int
     read: float
+    groups_read: float
     modules: tuple[str, ...] = field(repr=False)
 
+    def bits_stored(self, bits: float) -> float:
+        """All bits of the part: b a weight, and a 16-bit scale and a zero of b bits a group; 16 stay as they are."""
+        return self.weights * bits + (self.groups * (16 + bits) if bits < 16 else 0)
 
-def bits_stored(bits: float, group: int) -> float:
-    """Bits that a weight takes with its share of the group's 16-bit scale and its zero; 16 stay as they are.
-
-    Example:
-        >>> bits_stored(4, 128), bits_stored(16, 128)
-        (4.15625, 16)
-    """
-    return bits if bits >= 16 else bits + (16 + bits) / group
+    def bits_read(self, bits: float) -> float:
+        """Those that one token reads."""
+        return self.read * bits + (self.groups_read * (16 + bits) if bits < 16 else 0)
 
 
 def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
@@ -72,25 +72,34 @@ def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
     return ((q - zero) * scale).view(rows, -1)[:, :columns].to(weight.dtype)
 
 
-def parts_of(model: Any) -> list[Part]:
-    """The parts of a Decoder or a Stack, in order, the head last. Embeddings, norms, routers and convolutions stay as they are."""
+def parts_of(model: Any, group: int) -> list[Part]:
+    """The parts of a Decoder or a Stack, in order, the head last. Embeddings, norms, routers and convolutions stay as they are.
+
+    Args:
+        group: weights of a row that share a scale; a row's last group may be shorter.
+    """
     arch: Architecture = model.arch
     active = arch.n_active_experts / arch.n_experts if arch.n_experts else 1.0
-    found: dict[str, list[tuple[str, int, float]]] = {}
+    found: dict[str, list[tuple[str, int, int, float]]] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or name == "lm_head" or any(kept in name for kept in _KEPT):
             continue
         stack, layer, rest = name.split(".", 2)
         kind = "ffn" if any(text in f".{rest}" for text in _FFN) else "mixer"
-        share = active if ".experts." in f".{rest}" else 1.0
-        count = module.weight.numel()
-        found.setdefault(f"{stack}.{layer}.{kind}", []).append((name, count, share * count * _uses(model, int(layer))))
+        share = (active if ".experts." in f".{rest}" else 1.0) * _uses(model, int(layer))
+        rows, columns = module.weight.shape
+        found.setdefault(f"{stack}.{layer}.{kind}", []).append(
+            (name, rows * columns, rows * -(-columns // group), share)
+        )
     parts = [
-        Part(name, sum(n for _, n, _ in some), sum(r for _, _, r in some), tuple(m for m, _, _ in some))
+        Part(
+            name, sum(n for _, n, _, _ in some), sum(g for _, _, g, _ in some), sum(n * share for _, n, _, share in some),
+            sum(g * share for _, _, g, share in some), tuple(module for module, *_ in some),
+        )
         for name, some in found.items()
-    ]
-    table = arch.vocab_size * arch.d_model
-    return [*parts, Part(HEAD, table, float(table), ())]
+    ]  # fmt: skip
+    table, groups = arch.vocab_size * arch.d_model, arch.vocab_size * -(-arch.d_model // group)
+    return [*parts, Part(HEAD, table, groups, float(table), float(groups), ())]
 
 
 def _uses(model: Any, layer: int) -> int:

@@ -83,3 +83,23 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said:
     done = codesign(tmp_path, "bits", *arguments)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = codesign(
+        tmp_path,
+        "compose",
+        "--device",
+        "orin",
+        "--layers",
+        "4",
+        "--evaluations",
+        "1",
+        "--steps",
+        "1",
+        "--out",
+        "file/x",
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "cannot write to file/x: Not a directory; give a writable --out" in done.stderr

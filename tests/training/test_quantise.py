@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from codesign.architecture import Architecture  # noqa: E402
 from codesign.errors import SpecError  # noqa: E402
 from codesign.models.decoder import random_decoder  # noqa: E402
-from codesign.training.quantise import HEAD, bits_stored, loss_of, parts_of, rounded, with_bits  # noqa: E402
+from codesign.training.quantise import HEAD, loss_of, parts_of, rounded, with_bits  # noqa: E402
 
 DENSE = Architecture(
     n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=96, vocab_size=100, family="qwen3", qk_norm="head"
@@ -52,7 +52,7 @@ def test_values_on_a_grid_and_zeros_stay() -> None:
 @pytest.mark.parametrize("arch", [DENSE, STACK, MIXTURE, LOOPED], ids=["dense", "stack", "mixture", "looped"])
 def test_parts_hold_every_matrix_but_routers_and_embedding(arch: Architecture) -> None:
     model = random_decoder(arch)
-    parts = parts_of(model)
+    parts = parts_of(model, 32)
     assert parts[-1].name == HEAD and len({p.name for p in parts}) == len(parts)
     matrices = sum(
         m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"
@@ -73,7 +73,7 @@ def test_a_model_is_as_before_and_each_part_matters(arch: Architecture) -> None:
     model = random_decoder(arch, seed=3)
     ids = torch.randint(arch.vocab_size, (6, 33), generator=torch.Generator().manual_seed(1)).numpy()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    base, parts = loss_of(model, ids), parts_of(model)
+    base, parts = loss_of(model, ids), parts_of(model, 32)
     assert base == pytest.approx(loss_of(model, ids, batch_tokens=32), rel=1e-6)
     for part in parts:
         with with_bits(model, parts, {part.name: 2}, 32):
@@ -87,5 +87,11 @@ def test_a_model_is_as_before_and_each_part_matters(arch: Architecture) -> None:
     assert loss_of(model, ids) == base
 
 
-def test_stored_bits() -> None:
-    assert bits_stored(4, 128) == 4 + 20 / 128 and bits_stored(16, 32) == 16
+def test_stored_bits_count_every_scale() -> None:
+    """Rows of 64 and 96 in groups of 40 have 2 and 3 scales, and one each in groups of 128: not 64 / 128 of one."""
+    model = random_decoder(DENSE)
+    for group, scales in ((40, (2, 3)), (128, (1, 1))):
+        mixer, ffn = parts_of(model, group)[:2]
+        assert mixer.groups == (64 + 32 + 32 + 64) * scales[0] and ffn.groups == 2 * 96 * scales[0] + 64 * scales[1]
+        assert mixer.bits_stored(4) == mixer.weights * 4 + mixer.groups * 20 == mixer.bits_read(4)
+        assert mixer.bits_stored(16) == mixer.weights * 16
