@@ -16,6 +16,7 @@ __all__ = [
 
 #: Keys and values of one layer, each (batch, n_kv_heads, past, d_head), keys rotated.
 KeyValues = tuple[Tensor, Tensor]
+_ALPHA, _CLAMP = 1.702, 7.0
 
 
 class RMSNorm(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
@@ -31,7 +32,10 @@ class RMSNorm(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
 
 
 class FeedForward(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
-    """down(act(gate(x)) * up(x)), or down(act(up(x))) where it is not gated."""
+    """down(act(gate(x)) * up(x)), or down(act(up(x))) where it is not gated.
+
+    clamped (gpt-oss): g sigmoid(1.702 g) (u + 1) of gates and values clamped at 7.
+    """
 
     def __init__(self, d_model: int, width: int, *, gated: bool, bias: bool, activation: str) -> None:
         super().__init__()
@@ -43,7 +47,11 @@ class FeedForward(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
     def forward(self, x: Tensor) -> Tensor:
         if self.gate_proj is None:
             return self.down_proj(self._act(self.up_proj(x)))
-        return self.down_proj(self._act(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if self.activation == "clamped":
+            gate, up = gate.clamp(max=_CLAMP), up.clamp(-_CLAMP, _CLAMP) + 1
+            return self.down_proj(up * gate * torch.sigmoid(_ALPHA * gate))
+        return self.down_proj(self._act(gate) * up)
 
     def _act(self, x: Tensor) -> Tensor:
         if self.activation == "silu":
@@ -71,6 +79,7 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
             self.k_proj = nn.Linear(d, arch.d_kv, bias=arch.qkv_bias)
             self.v_proj = nn.Linear(d, arch.d_kv, bias=arch.qkv_bias)
         self.o_proj = nn.Linear(arch.d_query, d, bias=arch.out_bias)
+        self.sinks: Tensor | None = nn.Parameter(torch.zeros(arch.n_heads)) if arch.attention_sinks else None
         if arch.qk_norm != "none":
             head = arch.qk_norm == "head"
             self.q_norm = RMSNorm(arch.d_head if head else arch.d_query, eps)
@@ -107,6 +116,8 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         """softmax(q k^T / sqrt(d_head)) v over what each query may see; the cache ends with the newest position."""
         arch, new, total = self.arch, q.shape[2], k.shape[2]
         group = arch.n_heads // arch.n_kv_heads
+        if self.sinks is not None:
+            return self._with_sinks(q, k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1))
         window = arch.window_tokens if self.sliding and arch.window_tokens < total else 0
         if new == 1:  # the queries that share a key head become rows of one product: the cache is not repeated
             if window:
@@ -116,6 +127,18 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         return causal_scores(q, k, v, window)
+
+    def _with_sinks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Each head's softmax has one more column, a learnt number that no value belongs to."""
+        arch, new, total = self.arch, q.shape[2], k.shape[2]
+        query, key = torch.arange(total - new, total, device=q.device)[:, None], torch.arange(total, device=q.device)
+        seen = key <= query
+        if self.sliding:
+            seen = seen & (query - key < arch.window_tokens)
+        scores = (q @ k.transpose(-1, -2) * arch.d_head**-0.5).masked_fill(~seen, -torch.inf)
+        assert self.sinks is not None
+        sink = self.sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        return torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1] @ v
 
 
 def causal_scores(q: Tensor, k: Tensor, v: Tensor, window: int = 0, scale: float | None = None) -> Tensor:
@@ -151,8 +174,8 @@ def add_feed_forward(to: nn.Module, arch: Architecture, has: Features, mixture: 
     if not mixture:
         to.ffn = ffn(arch.d_ff, arch.mlp_bias)
         return
-    to.router = nn.Linear(d, arch.n_experts, bias=False)
-    to.experts = nn.ModuleList(ffn(arch.d_ff_expert) for _ in range(arch.n_experts))
+    to.router = nn.Linear(d, arch.n_experts, bias=arch.expert_bias)
+    to.experts = nn.ModuleList(ffn(arch.d_ff_expert, arch.expert_bias) for _ in range(arch.n_experts))
     shared = arch.n_shared_experts * arch.d_ff_shared
     to.shared_expert = ffn(shared) if shared else None
     to.shared_gate = nn.Linear(d, 1, bias=False) if arch.shared_expert_gate else None

@@ -31,6 +31,9 @@ from codesign.errors import SpecError
 __all__ = ["Features", "features", "is_stack", "weight_shapes"]
 
 
+Activation = Literal["silu", "gelu_tanh", "relu2", "clamped"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """What a family fixes.
@@ -42,7 +45,7 @@ class Features:
     """
 
     norm_eps: float
-    activation: Literal["silu", "gelu_tanh", "relu2"]
+    activation: Activation
     pre_norm: bool
     post_norm: bool
     rotary_dim: int
@@ -52,21 +55,25 @@ class Features:
     normalise_routing: bool
 
 
-_ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh", "relu2"]] = {
+_ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu2": "relu2",
 }
 
 #: Rotated share of a head (0: none), rotary base, epsilon, activation of the families that run as a Stack.
-_STACK_TRAITS: dict[str, tuple[float, float, float, Literal["silu", "gelu_tanh", "relu2"]]] = {
+_STACK_TRAITS: dict[str, tuple[float, float, float, Activation]] = {
     "bamba": (0.5, 10_000.0, 1e-5, "silu"),
     "codesign": (1.0, 1_000_000.0, 1e-6, "silu"),
     "deepseek_v2": (1.0, 10_000.0, 1e-6, "silu"),
     "deepseek_v3": (1.0, 10_000.0, 1e-6, "silu"),
+    "falcon_mamba": (0.0, 10_000.0, 1e-5, "silu"),
+    "gpt_oss": (1.0, 150_000.0, 1e-5, "clamped"),
     "granitemoe": (1.0, 10_000.0, 1e-6, "silu"),
     "granitemoehybrid": (0.0, 10_000.0, 1e-6, "silu"),
+    "jamba": (0.0, 10_000.0, 1e-6, "silu"),
     "lfm2": (1.0, 1_000_000.0, 1e-5, "silu"),
+    "mamba": (0.0, 10_000.0, 1e-5, "silu"),
     "mamba2": (0.0, 10_000.0, 1e-5, "silu"),
     "minicpm3": (1.0, 10_000.0, 1e-6, "silu"),
     "nemotron_h": (0.0, 10_000.0, 1e-5, "relu2"),
@@ -78,7 +85,6 @@ _STACK_TRAITS: dict[str, tuple[float, float, float, Literal["silu", "gelu_tanh",
     "xlstm": (0.0, 10_000.0, 1e-6, "silu"),
     "youtu": (1.0, 10_000.0, 1e-6, "silu"),
 }
-_RUNNABLE = ("none", "mamba2", "gdn", "mlstm", "conv")
 
 
 def is_stack(arch: Architecture) -> bool:
@@ -92,8 +98,7 @@ def is_stack(arch: Architecture) -> bool:
 
 def _stack_features(arch: Architecture) -> Features:
     for field, good in (
-        ("recurrence", arch.recurrence in _RUNNABLE), ("attention_sinks", not arch.attention_sinks), ("norm_bias", not arch.norm_bias),
-        ("expert_bias", not arch.expert_bias), ("n_shared_blocks", not arch.n_shared_blocks),
+        ("norm_bias", not arch.norm_bias), ("n_shared_blocks", not arch.n_shared_blocks),
         ("norms_per_layer", arch.norms_per_layer == 2),
     ):  # fmt: skip
         if not good:

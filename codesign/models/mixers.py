@@ -1,4 +1,4 @@
-"""Token mixers beside attention as torch modules: Mamba-2, gated delta net, mLSTM, gated short convolution, latent attention.
+"""Token mixers beside attention as torch modules: Mamba, Mamba-2, gated delta net, mLSTM, gated short convolution, latent attention.
 
 Each maps (batch, tokens, d_model) and its cache to the same shape and the new cache, with the parameters that
 `codesign._mixers` counts. Recurrent states are fp32.
@@ -15,7 +15,7 @@ from codesign.architecture import Architecture
 from codesign.models.blocks import RMSNorm, causal_scores, rotate
 from codesign.models.scans import chunked, delta_chunks, delta_step, mlstm_chunks, mlstm_step, ssd_chunks, ssd_step
 
-__all__ = ["MLSTM", "RECURRENT", "DeltaNet", "LatentAttention", "Mamba2", "Recurrent", "ShortConv"]
+__all__ = ["MLSTM", "RECURRENT", "DeltaNet", "LatentAttention", "Mamba1", "Mamba2", "Recurrent", "ShortConv"]
 
 Cache = tuple[Tensor, ...]
 _GATE_CAP = 15.0  # of mLSTM's gates (xLSTM-7B)
@@ -33,7 +33,7 @@ class Recurrent(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         self.convolved, d = int(conv_width(arch)), arch.d_model
         self.in_proj = nn.Linear(d, int(projection_widths(arch)[0]), bias=False)
         if arch.d_conv:
-            bias = arch.recurrence == "mamba2"
+            bias = arch.recurrence in ("mamba1", "mamba2")
             self.conv = nn.Conv1d(self.convolved, self.convolved, arch.d_conv, groups=self.convolved, bias=bias)
         self.out_proj = nn.Linear(self.inner, d, bias=False)
 
@@ -85,6 +85,48 @@ def _set_steps(bias: Tensor) -> None:
     """Biases whose softplus runs from 0.001 to 0.1, evenly in ln (arXiv 2312.00752)."""
     steps = torch.logspace(-3, -1, len(bias), device=bias.device)
     bias.copy_(steps.expm1().log())
+
+
+class Mamba1(Recurrent):
+    """Mamba (arXiv 2312.00752): a state of N numbers for each channel; with Jamba's norms of step, B and C where state_norm.
+
+    A prompt is scanned token by token, as the operators say; here that is a loop in Python, far slower than a fused kernel.
+    """
+
+    def __init__(self, arch: Architecture, eps: float) -> None:
+        super().__init__(arch, eps)
+        rank, keys = arch.dt_rank, arch.d_state_key
+        self.x_proj = nn.Linear(self.inner, rank + 2 * keys, bias=False)
+        self.dt_proj = nn.Linear(rank, self.inner)
+        self.A_log, self.D = nn.Parameter(torch.zeros(self.inner, keys)), nn.Parameter(torch.ones(self.inner))
+        if arch.state_norm:
+            self.dt_norm, self.b_norm, self.c_norm = RMSNorm(rank, eps), RMSNorm(keys, eps), RMSNorm(keys, eps)
+
+    def initialise(self) -> None:
+        """A = -1 .. -N in each channel, D = 1, steps from 0.001 to 0.1, evenly in ln."""
+        self.A_log.copy_(
+            torch.arange(1, self.arch.d_state_key + 1, device=self.A_log.device).log().expand_as(self.A_log)
+        )
+        self.D.fill_(1.0)
+        _set_steps(self.dt_proj.bias)
+
+    def _mix(self, x: Tensor, past: Cache) -> tuple[Tensor, Cache]:
+        a = self.arch
+        taps, state = past
+        mixed, gate = x.split([self.inner, self.inner], dim=-1)
+        mixed, taps = self._convolve(mixed, taps)
+        mixed = F.silu(mixed)
+        step, b, c = self.x_proj(mixed).split([a.dt_rank, a.d_state_key, a.d_state_key], dim=-1)
+        if a.state_norm:
+            step, b, c = self.dt_norm(step), self.b_norm(b), self.c_norm(c)
+        step = F.softplus(self.dt_proj(step).float())
+        decay_rate, scaled, b, c = -self.A_log.float().exp(), step * mixed.float(), b.float(), c.float()
+        state, outputs = state.squeeze(-1), []  # (batch, channels, N)
+        for t in range(x.shape[1]):
+            state = state * torch.exp(step[:, t, :, None] * decay_rate) + scaled[:, t, :, None] * b[:, t, None]
+            outputs.append(state @ c[:, t, :, None])
+        y = torch.cat(outputs, dim=-1).transpose(1, 2) + mixed.float() * self.D.float()
+        return self.out_proj((y * F.silu(gate.float())).to(x.dtype)), (taps, state[..., None])
 
 
 class Mamba2(Recurrent):
@@ -214,7 +256,13 @@ class ShortConv(Recurrent):
 
 
 #: Module by `Architecture.recurrence`.
-RECURRENT: dict[str, type[Recurrent]] = {"mamba2": Mamba2, "gdn": DeltaNet, "mlstm": MLSTM, "conv": ShortConv}
+RECURRENT: dict[str, type[Recurrent]] = {
+    "mamba1": Mamba1,
+    "mamba2": Mamba2,
+    "gdn": DeltaNet,
+    "mlstm": MLSTM,
+    "conv": ShortConv,
+}
 
 
 class LatentAttention(nn.Module):  # type: ignore[misc]  # torch is Any to mypy

@@ -2,7 +2,8 @@
 
 Sublayers follow `codesign._layout.sublayers`, each with a norm before it and added to the residual stream. Looped layers run
 again with a cache of their own (and the embedding added to what goes in, as in Parcae, arXiv 2604.12946, without its gains).
-Mixtures route by softmax. bamba, lfm2, nemotron_h, qwen3_5_text, xlstm (but for its capped logits) and youtu compute what
+Mixtures route by softmax. bamba, gpt_oss (but for its stretched rotation), jamba, lfm2, mamba, nemotron_h, qwen3_5_text, xlstm (but for its
+capped logits) and youtu compute what
 transformers computes, given the same weights; other families have the same sizes and operators.
 """
 

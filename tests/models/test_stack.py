@@ -36,6 +36,10 @@ _RECURRENT = {"n_recurrent_layers": 3, "n_state_heads": 8, "d_state_value": 16, 
 #: One architecture of each mixer, as the design space makes them, and other stacks.
 STACKS = {
     "mamba2": Architecture(**BASE, **_RECURRENT, recurrence="mamba2", n_state_groups=2, d_conv=4, state_norm=True, family="bamba"),
+    "mamba1": Architecture(**BASE, recurrence="mamba1", n_recurrent_layers=3, n_state_heads=128, d_state_value=1, d_state_key=8, d_conv=4, dt_rank=4,
+                           family="codesign"),
+    "mamba1-norms": Architecture(**BASE, recurrence="mamba1", n_recurrent_layers=3, n_state_heads=128, d_state_value=1, d_state_key=8, d_conv=4,
+                                 dt_rank=4, state_norm=True, family="jamba"),
     "gdn": Architecture(**BASE, **_RECURRENT, recurrence="gdn", n_state_groups=4, d_conv=4, attention_gate=True, qk_norm="head", family="qwen3_5_text"),
     "mlstm": Architecture(**BASE, **_RECURRENT, recurrence="mlstm", qk_norm="head", family="codesign"),
     "conv": Architecture(**BASE, recurrence="conv", n_recurrent_layers=3, n_state_heads=64, d_state_value=1, d_conv=3, qk_norm="head", family="lfm2"),
@@ -50,6 +54,8 @@ STACKS = {
     "uneven-window": Architecture(**BASE, ffn_widths=(96, 64, 64, 32), n_window_layers=2, window_tokens=5, family="codesign"),
     "uneven-hybrid": Architecture(**BASE, **_RECURRENT, recurrence="mamba2", n_state_groups=2, d_conv=4, ffn_widths=(32, 48, 64, 96),
                                   family="codesign"),
+    "sinks": Architecture(**{**BASE, "d_ff": 0}, n_experts=4, n_active_experts=2, d_ff_expert=40, expert_bias=True, attention_sinks=True, qkv_bias=True,
+                          out_bias=True, n_window_layers=2, window_tokens=5, family="gpt_oss"),
     "experts": Architecture(**{**BASE, "d_ff": 0}, **_RECURRENT, recurrence="mamba2", n_state_groups=1, d_conv=4, n_experts=4,
                             n_active_experts=2, d_ff_expert=40, n_shared_experts=1, d_ff_shared=48, family="granitemoehybrid"),
 }  # fmt: skip
@@ -164,6 +170,32 @@ def _bamba(i: int, letter: str) -> dict[str, str]:
         f"block.ffn.{p}_proj.weight": f"{at}.feed_forward.{p}_proj.weight" for p in ("gate", "up", "down")}  # fmt: skip
 
 
+def _mamba(i: int, letter: str) -> dict[str, str]:
+    at = f"backbone.layers.{i}"
+    return {"norm.weight": f"{at}.norm.weight"} | {
+        f"block.{ours}": f"{at}.mixer.{theirs}"
+        for ours, theirs in (
+            ("A_log", "A_log"), ("D", "D"), ("in_proj.weight", "in_proj.weight"), ("conv.weight", "conv1d.weight"), ("conv.bias", "conv1d.bias"),
+            ("x_proj.weight", "x_proj.weight"), ("dt_proj.weight", "dt_proj.weight"), ("dt_proj.bias", "dt_proj.bias"),
+            ("out_proj.weight", "out_proj.weight"),
+        )
+    }  # fmt: skip
+
+
+def _jamba(i: int, letter: str) -> dict[str, str]:
+    at = f"model.layers.{i}"
+    if letter == "R":
+        norms = {f"block.{p}_norm.weight": f"{at}.mamba.{p}_layernorm.weight" for p in ("dt", "b", "c")}
+        inner = {
+            our: their.replace(f"backbone.layers.{i}.mixer", f"{at}.mamba") for our, their in _mamba(i, "R").items()
+        }
+        return inner | norms | {"norm.weight": f"{at}.input_layernorm.weight"}
+    if letter == "A":
+        return _bamba(i, "A")
+    return {"norm.weight": f"{at}.pre_ff_layernorm.weight"} | {
+        f"block.ffn.{p}_proj.weight": f"{at}.feed_forward.{p}_proj.weight" for p in ("gate", "up", "down")}  # fmt: skip
+
+
 def _nemotron(i: int, letter: str) -> dict[str, str]:
     at, norm = f"model.layers.{i}.mixer", {"norm.weight": f"model.layers.{i}.norm.weight"}
     if letter == "R":
@@ -228,9 +260,44 @@ def _youtu(i: int, letter: str) -> dict[str, str]:
     return _qwen(i, "F")
 
 
-_FINAL = {"bamba": "model.final_layernorm.weight", "nemotron_h": "model.norm_f.weight", "qwen3_5_text": "model.norm.weight",
+def _gpt_oss(i: int, letter: str) -> dict[str, str]:
+    at = f"model.layers.{i}"
+    if letter in "AW":
+        inner = f"{at}.self_attn"
+        return {"norm.weight": f"{at}.input_layernorm.weight", "block.sinks": f"{inner}.sinks"} | {
+            f"block.{p}_proj.{kind}": f"{inner}.{p}_proj.{kind}" for p in "qkvo" for kind in ("weight", "bias")}  # fmt: skip
+    experts = {
+        f"block.experts.{e}.{part}_proj.{kind}": f"expert.{i}.{e}.{part}.{kind}"
+        for e in range(4) for part in ("gate", "up", "down") for kind in ("weight", "bias")
+    }  # fmt: skip
+    return {"norm.weight": f"{at}.post_attention_layernorm.weight", "block.router.weight": f"{at}.mlp.router.weight",
+            "block.router.bias": f"{at}.mlp.router.bias", **experts}  # fmt: skip
+
+
+def _apart(state: dict[str, Any]) -> dict[str, Any]:
+    """gpt-oss: each expert's matrices (outputs, inputs) from stacked ones, gates and values in turn."""
+    out = dict(state)
+    for name, value in state.items():
+        if ".experts." in name:
+            layer, kind = name.split(".")[2], "bias" if name.endswith("bias") else "weight"
+            for e, each in enumerate(value):
+                matrix = each.T if each.dim() == 2 else each
+                if "gate_up" in name:
+                    out[f"expert.{layer}.{e}.gate.{kind}"], out[f"expert.{layer}.{e}.up.{kind}"] = (
+                        matrix[::2],
+                        matrix[1::2],
+                    )
+                else:
+                    out[f"expert.{layer}.{e}.down.{kind}"] = matrix
+    return out
+
+
+_FINAL = {"gpt_oss": "model.norm.weight", "mamba": "backbone.norm_f.weight", "jamba": "model.final_layernorm.weight", "bamba": "model.final_layernorm.weight", "nemotron_h": "model.norm_f.weight", "qwen3_5_text": "model.norm.weight",
           "xlstm": "backbone.out_norm.weight", "lfm2": "model.embedding_norm.weight", "youtu": "model.norm.weight"}  # fmt: skip
 _NAMES = {
+    "gpt_oss": _gpt_oss,
+    "mamba": _mamba,
+    "jamba": _jamba,
     "bamba": _bamba,
     "nemotron_h": _nemotron,
     "qwen3_5_text": _qwen,
@@ -243,9 +310,11 @@ _NAMES = {
 @pytest.mark.parametrize("family", _NAMES)
 def test_logits_equal_those_of_transformers(family: str) -> None:
     transformers = pytest.importorskip("transformers")
-    config = dict(SMALL[family])
+    config = dict(SMALL["jamba-dense" if family == "jamba" else family])
     if family == "lfm2":
         config |= {"layer_types": ["full_attention" if i in (1, 4) else "conv" for i in range(6)]}
+    if family == "gpt_oss":
+        config |= {"rope_parameters": {"rope_type": "default", "rope_theta": 150000.0}}
     if family == "qwen3_5_text":
         config |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25}}
     if family == "xlstm":
@@ -262,13 +331,15 @@ def test_logits_equal_those_of_transformers(family: str) -> None:
         for name, parameter in reference.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.15)
-            elif name.endswith(("dt_bias", "conv1d.bias", "preact.bias")):
+            elif name.endswith(
+                ("dt_bias", "conv1d.bias", "dt_proj.bias", "preact.bias", "sinks", "proj_bias", "proj.bias")
+            ):
                 parameter.normal_(0, 0.5)
     arch = architecture_from_config(config, family)
     model = Stack(arch).eval()
-    state = reference.state_dict()
+    state = _apart(reference.state_dict())
     letters = sublayers(arch)
-    single = family == "nemotron_h"
+    single = family in ("nemotron_h", "mamba")
     blocks = (_NAMES[family](i if single else i // 2, c) for i, c in enumerate(letters))
     embed = next(
         name for name in state if "embed" in name and name.endswith(".weight") and "norm" not in name
@@ -350,7 +421,7 @@ def test_the_expanded_form_of_latent_attention_caches_all_heads() -> None:
 
 @pytest.mark.parametrize(
     ("family", "message"),
-    [("jamba", "recurrence 'mamba1' has no runnable model"), ("gpt_oss", "attention_sinks True has no runnable model"),
+    [
      ("zamba2", "n_shared_blocks 2 has no runnable model")],
 )  # fmt: skip
 def test_what_no_module_is_written_for_is_refused(family: str, message: str) -> None:
