@@ -38,6 +38,22 @@ class Arch:
     n_shared_blocks: Any = 0
 
     @property
+    def is_uneven(self) -> bool:
+        return False
+
+    @property
+    def d_ff_mean(self) -> Any:
+        return self.d_ff
+
+    @property
+    def n_heads_mean(self) -> Any:
+        return self.n_heads
+
+    @property
+    def n_kv_heads_mean(self) -> Any:
+        return self.n_kv_heads
+
+    @property
     def n_attention_layers(self) -> Any:
         return self.n_layers - self.n_recurrent_layers
 
