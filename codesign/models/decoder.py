@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from codesign.architecture import Architecture
 from codesign.models.blocks import Attention, RMSNorm, add_feed_forward, feed_forward, norm_of, rotary_angles
 from codesign.models.features import Features, features, is_mixture, is_stack
+from codesign.models.shared_stack import SharedStack
 from codesign.models.stack import Stack
 from codesign.models.weights import RandomWeights
 
@@ -121,6 +122,8 @@ def build_decoder(arch: Architecture) -> Any:
     Raises:
         SpecError: a field that no runnable model is written for.
     """
+    if arch.n_shared_blocks:
+        return SharedStack(arch)
     return Stack(arch) if is_stack(arch) else Decoder(arch)
 
 

@@ -84,6 +84,7 @@ _STACK_TRAITS: dict[str, tuple[float, float, float, Activation]] = {
     "qwen3_next": (0.25, 10_000_000.0, 1e-6, "silu"),
     "xlstm": (0.0, 10_000.0, 1e-6, "silu"),
     "youtu": (1.0, 10_000.0, 1e-6, "silu"),
+    "zamba2": (0.0, 10_000.0, 1e-5, "silu"),
 }
 
 
@@ -98,7 +99,7 @@ def is_stack(arch: Architecture) -> bool:
 
 def _stack_features(arch: Architecture) -> Features:
     for field, good in (
-        ("norm_bias", not arch.norm_bias), ("n_shared_blocks", not arch.n_shared_blocks),
+        ("norm_bias", not arch.norm_bias),
         ("norms_per_layer", arch.norms_per_layer == 2),
     ):  # fmt: skip
         if not good:

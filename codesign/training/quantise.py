@@ -77,8 +77,15 @@ def parts_of(model: Any, group: int) -> list[Part]:
 
     Args:
         group: weights of a row that share a scale; a row's last group may be shorter.
+
+    Raises:
+        SpecError: shared blocks, which no part of one layer is.
     """
     arch: Architecture = model.arch
+    if arch.n_shared_blocks:
+        raise SpecError(
+            f"family '{arch.family}' shares blocks between layers; only models whose layers have their own weights have parts"
+        )
     active = arch.n_active_experts / arch.n_experts if arch.n_experts else 1.0
     found: dict[str, list[tuple[str, int, int, float]]] = {}
     for name, module in model.named_modules():

@@ -56,6 +56,9 @@ STACKS = {
                                   family="codesign"),
     "sinks": Architecture(**{**BASE, "d_ff": 0}, n_experts=4, n_active_experts=2, d_ff_expert=40, expert_bias=True, attention_sinks=True, qkv_bias=True,
                           out_bias=True, n_window_layers=2, window_tokens=5, family="gpt_oss"),
+    "shared-blocks": Architecture(**{**BASE, "n_layers": 6, "n_kv_heads": 4, "d_head": 32}, **{**_RECURRENT, "n_recurrent_layers": 4}, recurrence="mamba2",
+                                  n_state_groups=2, d_conv=4, state_norm=True, extra_ffn_layers=-4, layout="RAFRRAFR", n_shared_blocks=1,
+                                  adapter_rank=6, attention_adapters=True, family="zamba2"),
     "experts": Architecture(**{**BASE, "d_ff": 0}, **_RECURRENT, recurrence="mamba2", n_state_groups=1, d_conv=4, n_experts=4,
                             n_active_experts=2, d_ff_expert=40, n_shared_experts=1, d_ff_shared=48, family="granitemoehybrid"),
 }  # fmt: skip
@@ -420,13 +423,24 @@ def test_the_expanded_form_of_latent_attention_caches_all_heads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "message"),
-    [
-     ("zamba2", "n_shared_blocks 2 has no runnable model")],
+    ("changes", "message"),
+    [({"norm_bias": True}, "norm_bias True has no runnable model"), ({"norms_per_layer": 4}, "norms_per_layer 4 has no runnable model"),
+     ({"family": "llama4"}, "family 'llama4' has no runnable model")],
 )  # fmt: skip
-def test_what_no_module_is_written_for_is_refused(family: str, message: str) -> None:
+def test_what_no_module_is_written_for_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        build_decoder(architecture_from_config(SMALL[family], family))
+        build_decoder(STACKS["mamba2"].evolve(**changes))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_family_that_is_read_runs(name: str) -> None:
+    arch = architecture_from_config(SMALL[name], name)
+    model = random_decoder(arch)
+    assert sum(p.numel() for p in model.parameters()) == arch.params_total
+    with torch.inference_mode():
+        logits, cache = model(torch.randint(arch.vocab_size, (1, 9)))
+        again, _ = model(torch.randint(arch.vocab_size, (1, 1)), past=cache)
+    assert logits.shape == again.shape == (1, 1, arch.vocab_size) and bool(logits.isfinite().all())
 
 
 def test_graphs_of_stacks_are_refused() -> None:
