@@ -148,6 +148,28 @@ def check_list(arch: Shape, name: str, alike: str, values: Any) -> tuple[int, ..
     Raises:
         SpecError: not whole numbers, not one for each layer, or none that is the field's greatest.
     """
+    kept = _numbers(arch, name, values)
+    greatest = getattr(arch, alike)
+    if max(kept) != greatest:
+        raise SpecError(f"{alike} {greatest} must be the greatest of {name}, {max(kept)}")
+    if name != "ffn_widths":
+        heads, kv = (
+            _numbers(arch, other, given) if len(given := getattr(arch, other)) else [getattr(arch, same)] * len(kept)
+            for other, same in (("layer_heads", "n_heads"), ("layer_kv_heads", "n_kv_heads"))
+        )
+        for h, k in zip(heads, kv, strict=True):
+            if h % k:
+                raise SpecError(f"a layer has n_kv_heads {k}, which does not divide its n_heads {h}")
+    if min(kept) == max(kept):
+        return ()
+    _alone(arch, name, "n_shared_blocks", "n_looped_layers")
+    if name != "ffn_widths":
+        _alone(arch, name, "kv_rank", "n_kv_shared_layers", "n_window_layers")
+    return kept
+
+
+def _numbers(arch: Shape, name: str, values: Any) -> tuple[int, ...]:
+    """A whole number of at least 1 for each layer."""
     count = arch.n_dense_ffn_layers if name == "ffn_widths" else arch.n_attention_layers
     layers = "dense FFNs" if name == "ffn_widths" else "attention layers"
     if not isinstance(values, (list, tuple)) or len(values) != count:
@@ -156,20 +178,7 @@ def check_list(arch: Shape, name: str, alike: str, values: Any) -> tuple[int, ..
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise SpecError(f"{name} must hold whole numbers of at least 1, not {value!r}")
-    greatest = getattr(arch, alike)
-    if max(values) != greatest:
-        raise SpecError(f"{alike} {greatest} must be the greatest of {name}, {max(values)}")
-    kept = tuple(int(value) for value in values)
-    if name == "ffn_widths":
-        _alone(arch, name, "n_shared_blocks", "n_looped_layers")
-        return kept if min(kept) != max(kept) else ()
-    _alone(arch, name, "n_shared_blocks", "n_looped_layers", "kv_rank", "n_kv_shared_layers", "n_window_layers")
-    for heads, kv in zip(
-        arch.layer_heads or [arch.n_heads] * count, arch.layer_kv_heads or [arch.n_kv_heads] * count, strict=False
-    ):
-        if heads % kv:
-            raise SpecError(f"a layer has n_kv_heads {kv}, which does not divide its n_heads {heads}")
-    return kept if min(kept) != max(kept) else ()
+    return tuple(int(value) for value in values)
 
 
 def _alone(arch: Shape, name: str, *others: str) -> None:

@@ -385,7 +385,7 @@ def _openelm(read: Reader, name: str) -> Architecture:
     if (
         not isinstance(shares, list)
         or len(shares) != layers
-        or any(type(v) not in (int, float) or not v > 0 for v in shares)
+        or any(type(v) not in (int, float) or not 0 < v * d < 1e12 for v in shares)
     ):
         raise SpecError(f"{read.where}: ffn_multipliers must list a number above zero for each of the {layers} layers")
     widths = []

@@ -93,6 +93,13 @@ class Shape:
         return _mean(self.layer_kv_heads, self.n_attention_layers, self.n_kv_heads)
 
     @property
+    def n_heads_widest(self) -> Any:
+        """Most query and KV heads together that one layer has."""
+        if np.size(self.layer_heads) and np.size(self.layer_kv_heads):
+            return np.max(np.asarray(self.layer_heads) + np.asarray(self.layer_kv_heads), axis=-1)
+        return self.n_heads + self.n_kv_heads
+
+    @property
     def d_query(self) -> Any:
         """Width of the query projection, n_heads * d_head; the mean where heads differ from layer to layer."""
         return self.n_heads_mean * self.d_head
@@ -265,7 +272,10 @@ class Shape:
 
 def _mean(values: Any, count: Any, alike: Any) -> Any:
     """Mean of one number a layer (in a batch: rows of them, padded with zeros); `alike` where there are none."""
-    return np.sum(values, axis=-1) / np.maximum(count, 1) if np.size(values) else alike
+    if not np.size(values):
+        return alike
+    mean = np.sum(values, axis=-1) / np.maximum(count, 1)
+    return pick(np.asarray(count) > 0 if np.ndim(count) else count > 0, mean, alike)  # of no layers: as if alike
 
 
 #: One architecture or a batch of them: what formulas read.

@@ -134,7 +134,7 @@ class Architecture(Shape):
                 object.__setattr__(self, name, bool(value))
         if not isinstance(self.family, str):
             raise SpecError(f"family must be a name, not {self.family!r}")
-        if self.layer_heads == () and self.layer_kv_heads == () and self.n_heads % self.n_kv_heads:
+        if not np.size(self.layer_heads) and not np.size(self.layer_kv_heads) and self.n_heads % self.n_kv_heads:
             raise SpecError(
                 f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
                 "each key/value head serves the same number of query heads"
@@ -159,10 +159,14 @@ class Architecture(Shape):
         if self.qk_norm not in ("none", "head", "full"):
             raise SpecError(f"qk_norm '{self.qk_norm}' is not one of none, head, full")
         check_mixers(self)
+        for name, alike in _LISTS.items():  # all are lists, before they are compared
+            if not isinstance(value := getattr(self, name), (list, tuple)):
+                check_list(self, name, alike, value)
         for name, alike in _LISTS.items():
-            value = getattr(self, name)
-            if value != ():
+            if value := getattr(self, name):
                 object.__setattr__(self, name, check_list(self, name, alike, value))
+            elif type(value) is list:
+                object.__setattr__(self, name, ())
 
     @property
     def d_ff_active(self) -> int:

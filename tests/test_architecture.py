@@ -168,12 +168,34 @@ def test_lists_of_one_number_a_layer() -> None:
             {"layer_heads": (2, 4), "n_window_layers": 1, "window_tokens": 8},
             "layer_heads does not go with n_window_layers 1",
         ),
+        (
+            {"layer_heads": (4, 2), "layer_kv_heads": (2, 0)},
+            "layer_kv_heads must hold whole numbers of at least 1, not 0",
+        ),
+        ({"layer_heads": (4, 2), "layer_kv_heads": (2, "1")}, "layer_kv_heads must hold whole numbers"),
+        (
+            {"layer_heads": (4, 2), "layer_kv_heads": 2},
+            "layer_kv_heads must list one number for each of the 2 attention layers, not 2",
+        ),
+        ({"ffn_widths": np.array([64, 192])}, "ffn_widths must list one number for each of the 2 dense FFNs"),
         ({"n_loops": 2, "n_looped_layers": 2}, "ffn_widths does not go with n_looped_layers 2"),
     ],
 )
 def test_bad_lists_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         UNEVEN.evolve(**change)
+
+
+def test_a_batch_of_lists_and_of_what_has_none_gives_each_back() -> None:
+    looped = Architecture(**{**BASE, "d_ff": 128}, n_loops=2, n_looped_layers=2)
+    window = Architecture(**{**BASE, "d_ff": 128}, n_window_layers=1, window_tokens=8)
+    heads = UNEVEN.evolve(layer_heads=(2, 4))
+    batch = ArchitectureBatch.of([UNEVEN, looped, window, heads])
+    assert [batch.pick((i,)) for i in range(4)] == [UNEVEN, looped, window, heads]
+    alone = Architecture(**{**BASE, "n_heads": 1, "n_kv_heads": 1, "d_head": 1}, recurrence="mamba2", n_recurrent_layers=2, n_state_heads=8,
+                         d_state_value=16, d_state_key=8, n_state_groups=2, d_conv=4)  # fmt: skip
+    mixed = ArchitectureBatch.of([alone, alone.evolve(n_layers=4, n_heads=4, n_kv_heads=1, layer_heads=(2, 4))])
+    assert mixed.d_query.tolist() == [1.0, 3.0]  # no attention: as alone, not 0
 
 
 def test_a_batch_has_the_fields_of_one_architecture() -> None:

@@ -174,6 +174,8 @@ def test_openelm_has_the_published_sizes() -> None:
         ({"num_kv_heads": [3] * 15 + ["3"]}, "num_kv_heads must be a whole number"),
         ({"ffn_multipliers": [1.0] * 15 + [0]}, "ffn_multipliers must list a number above zero"),
         ({"ffn_multipliers": 4.0}, "ffn_multipliers must list"),
+        ({"ffn_multipliers": [1.0] * 15 + [float("inf")]}, "ffn_multipliers must list"),
+        ({"ffn_multipliers": [1.0] * 15 + [1e308]}, "ffn_multipliers must list"),
         ({"num_kv_heads": [5] * 16}, "n_kv_heads 5, which does not divide its n_heads 12"),
     ],
 )

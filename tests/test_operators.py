@@ -382,3 +382,26 @@ def test_uneven_layers_cost_what_their_layers_do_one_by_one() -> None:
                         )
                 mean_cache = np.mean([float(cache_bytes(one, workload, form)) for one in by_heads])
                 assert float(cache_bytes(arch, workload, form)) == pytest.approx(mean_cache, rel=1e-9)
+
+
+def test_the_workspace_is_that_of_the_widest_layer() -> None:
+    from codesign.roofline.cost import memory_bytes
+
+    base: dict[str, Any] = {
+        "n_layers": 2,
+        "d_model": 64,
+        "d_head": 16,
+        "d_ff": 32,
+        "vocab_size": 100,
+        "family": "codesign",
+    }
+    plain = Workload(prompt_tokens=512, output_tokens=8)
+    for heads, kv, serving in (((32, 16), (1, 16), Serving()), ((16, 16), (1, 16), Serving(kv_budget_tokens=64))):
+        uneven = Architecture(**base, n_heads=max(heads), n_kv_heads=max(kv), layer_heads=heads, layer_kv_heads=kv)
+        workload = Workload(prompt_tokens=plain.prompt_tokens, output_tokens=8, serving=serving)
+        each = [
+            float(memory_bytes(Architecture(**base, n_heads=h, n_kv_heads=k), workload, FP16)[2])
+            for h, k in zip(heads, kv, strict=True)
+        ]
+        assert float(memory_bytes(uneven, workload, FP16)[2]) == pytest.approx(max(each))
+        assert float(memory_bytes(ArchitectureBatch.of([uneven]), workload, FP16)[2][0]) == pytest.approx(max(each))

@@ -37,6 +37,7 @@ except ImportError as error:
 __all__ = ["BitsSettings", "BitsStudy", "Policy", "Trained", "open_trained", "study_bits"]
 
 _SCHEMA, _VERSION = "codesign.bits", 1
+_LEAST_GROUP = 8
 Tokens = npt.NDArray[np.int64]
 
 
@@ -61,8 +62,10 @@ class BitsSettings:
             raise SpecError(
                 f"bits {', '.join(map(str, self.bits))}; give two or more different ones of 2 to 8 and 16, ascending"
             )
-        if self.group < 2:
-            raise SpecError(f"group {self.group} must be at least 2")
+        if self.group < _LEAST_GROUP:
+            raise SpecError(
+                f"group {self.group} must be at least {_LEAST_GROUP}: scales would take more than the weights"
+            )
         if self.tokens < 1:
             raise SpecError(f"tokens {self.tokens} must be at least 1")
 
@@ -86,9 +89,9 @@ class Policy:
     """Bits of every part, and what they cost.
 
     mean_bits: stored bits of a weight that a token reads, scales included; read_B: bytes of weights read per token at batch 1; stored_B:
-    of all these parts' weights (a tied head's rounded copy included). added: loss over the unrounded model as the parts' sum
-    says, in nats; measured: as measured on other text; uniform: the bits that all parts have, or None. layer_bits: mean stored bits
-    of the layers' weights; head_bits: of the head.
+    of all these parts' weights and the embedding (which a tied head of 16 bits is). added: loss over the unrounded model as the parts' sum
+    says, in nats; measured: as measured on other text; uniform: the bits that all parts have, or None. layer_bits, layer_bits_read: mean
+    stored bits of the layers' weights, and of those of them that a token reads; head_bits: of the head.
     """
 
     bits: Mapping[str, int]
@@ -99,6 +102,7 @@ class Policy:
     measured: float
     uniform: int | None
     layer_bits: float
+    layer_bits_read: float
     head_bits: float
 
 
@@ -174,6 +178,7 @@ def _from_checkpoint(
     path: Path, data: str, settings: BitsSettings, suffixes: Sequence[str]
 ) -> tuple[Any, Architecture, Tokens]:
     from codesign.hf_config import read_config
+    from codesign.models.features import is_stack
     from codesign.models.transformers_names import from_transformers
 
     try:
@@ -181,6 +186,11 @@ def _from_checkpoint(
     except ImportError as error:
         raise MissingExtraError.of("safetensors", "train", "reading a checkpoint") from error
     arch = read_config(path)
+    if is_stack(arch):
+        raise SpecError(
+            f"{path}: checkpoints of a stack of mixed layers (family '{arch.family}') are not read; those of attention and FFN in turn are, and "
+            "runs of codesign train of any"
+        )
     state: dict[str, Any] = {}
     for file in sorted(path.glob("*.safetensors")):
         try:
@@ -226,6 +236,8 @@ def study_bits(
     below = [b for b in settings.bits if b < 16]
     total = 2 + len(parts) * len(below)
     base, base_other = measured(first, {}, "parts"), measured(second, {}, "policies")
+    if not np.isfinite([base, base_other]).all():
+        raise SpecError(f"the model's loss is {base}: its weights hold numbers that are not finite")
     loss: dict[str, dict[int, float]] = {}
     done = 2
     for part in parts:
@@ -265,11 +277,12 @@ def _policy(
     read = sum(part.bits_read(bits[part.name]) for part in parts)
     layers, (head,) = [p for p in parts if p.name != HEAD], [p for p in parts if p.name == HEAD]
     stored = sum(part.bits_stored(bits[part.name]) for part in parts)
-    copied = head.weights * 16 if tied and bits[HEAD] < 16 else 0
+    embedding = head.weights * 16 if not tied or bits[HEAD] < 16 else 0  # a tied head of 16 bits is the embedding
     return Policy(
-        bits=dict(bits), mean_bits=read / sum(part.read for part in parts), read_B=read / 8, stored_B=(stored + copied) / 8,
+        bits=dict(bits), mean_bits=read / sum(part.read for part in parts), read_B=read / 8, stored_B=(stored + embedding) / 8,
         added=sum(loss[part.name].get(bits[part.name], 0.0) for part in parts), measured=measured, uniform=uniform,
         layer_bits=sum(p.bits_stored(bits[p.name]) for p in layers) / sum(p.weights for p in layers),
+        layer_bits_read=sum(p.bits_read(bits[p.name]) for p in layers) / sum(p.read for p in layers),
         head_bits=head.bits_stored(bits[HEAD]) / head.weights,
     )  # fmt: skip
 
@@ -287,8 +300,10 @@ class _Measured:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(head) + "\n", encoding="utf-8")
             return
-        first, *lines = path.read_text(encoding="utf-8").split("\n")
         try:
+            first, *lines = path.read_text(encoding="utf-8").split("\n")
+            if not lines:  # cut before the first record
+                path.write_text(first + "\n", encoding="utf-8")
             same = json.loads(first) == head
             if lines and lines[-1]:  # cut in the middle of a line
                 lines.pop()

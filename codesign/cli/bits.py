@@ -59,7 +59,7 @@ def bits(
 
     widths = []
     for text in parse_list([bits_]):
-        if not text.isdigit():
+        if not (text.isascii() and text.isdigit()):
             raise SpecError(f"--bits '{bits_}': '{text}' is no whole number; write for example 2,3,4,8")
         widths.append(int(text))
     settings = BitsSettings(bits=tuple(widths), group=group, tokens=int(parse_count(tokens, "--tokens")))
@@ -70,7 +70,7 @@ def bits(
     costs = [cost(trained.arch, policy) if cost else {} for policy in study.policies]
     report = {
         "model": trained.name, "architecture": trained.arch.to_dict(), "bits": list(settings.bits), "group": group,
-        "tokens": int(trained.windows[::2].size), "base_loss": study.base, "base_loss_other_text": study.base_other,
+        "tokens": int(trained.windows[::2, 1:].size), "base_loss": study.base, "base_loss_other_text": study.base_other,
         "added_loss": {part.name: {str(b): v for b, v in study.loss[part.name].items()} for part in study.parts},
         "policies": [_policy_json(policy, more) for policy, more in zip(study.policies, costs, strict=True)],
     }  # fmt: skip
@@ -92,14 +92,19 @@ def _cost(device: str, engine: str | None, prompt: int, generate: int) -> Any:
     name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, PRECISIONS["w4a16"])
 
     def cost(arch: Any, policy: Policy) -> dict[str, Any]:
-        layers = policy.layer_bits
-        form = Precision(
-            name="by part", weight_bits=layers, lm_head_bits=policy.head_bits, weight_only=layers < 16, source="codesign bits",
-        )  # fmt: skip
-        estimate = RooflineModel.of(chosen, fits.rates(chosen, name, form, 1, workload)).estimate(arch, workload, form)
-        return {
-            "device": chosen.name, "engine": name, "latency_s": float(estimate.decode_s), "memory_B": float(estimate.peak_memory_B),
-        }  # fmt: skip
+        def at(layers: float) -> Any:
+            form = Precision(
+                name="by part",
+                weight_bits=layers,
+                lm_head_bits=policy.head_bits,
+                weight_only=layers < 16,
+                source="codesign bits",
+            )
+            return RooflineModel.of(chosen, fits.rates(chosen, name, form, 1, workload)).estimate(arch, workload, form)
+
+        # what a token reads decides the time, what is stored the memory
+        latency, memory = float(at(policy.layer_bits_read).decode_s), float(at(policy.layer_bits).peak_memory_B)
+        return {"device": chosen.name, "engine": name, "latency_s": latency, "memory_B": memory}
 
     return cost
 

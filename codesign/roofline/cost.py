@@ -98,13 +98,16 @@ def memory_bytes(arch: ArchitectureLike, workload: Workload, precision: Precisio
             arch.ffn_matrices - 1
         )
         hidden = np.maximum(hidden, routed)
-    projections = 2 * (arch.n_heads + arch.n_kv_heads) * arch.d_head
+    projections = 2 * arch.n_heads_widest * arch.d_head
     if np.any(arch.n_recurrent_layers):
         projections = np.maximum(projections, projection_widths(arch)[0])
     workspace = (2 * arch.d_model + np.maximum(hidden, projections)) * (tokens * act)
     evicted = workload.prompt_tokens - workload.serving.kept_tokens(workload.prompt_tokens)
     if evicted:  # a layer's whole cache lives until that layer's prompt is done
-        workspace = workspace + kv_bytes_per_token(arch, precision, workload.serving) * (workload.batch_size * evicted)
+        widest = kv_bytes_per_token(arch, precision, workload.serving)
+        if np.size(arch.layer_kv_heads):
+            widest = widest * (arch.n_kv_heads / arch.n_kv_heads_mean)
+        workspace = workspace + widest * (workload.batch_size * evicted)
     return weight_bytes(arch, precision), kv, workspace + arch.vocab_size * (4 * workload.batch_size)
 
 

@@ -87,7 +87,7 @@ def parse_mixer(text: Any) -> Mixer:
     if kind not in _NUMBERS:
         raise SpecError(f"axis 'mixer': '{text}' is not a known mixer; known: {', '.join(map(_form, _NUMBERS))}")
     wanted = _NUMBERS[kind]
-    numbers = [int(part) for part in rest if part.isdigit()]
+    numbers = [int(part) for part in rest if part.isascii() and part.isdigit()]
     if len(rest) != len(wanted) or len(numbers) != len(rest):
         raise SpecError(f"axis 'mixer': '{text}' is not of the form {_form(kind)} with whole numbers")
     for (name, low, high), value in zip(wanted, numbers, strict=True):
@@ -201,7 +201,7 @@ def mixer_of(arch: Architecture, offered: Sequence[str]) -> str:
         elif kind == "window":
             same = (arch.window_tokens, arch.n_window_layers) == (n[0], layers - layers // n[1])
         elif kind == "taper":
-            same = arch.ffn_widths != () and _rises(arch, n[0])
+            same = arch.ffn_widths != () and text == _nearest_taper(arch, offered)
         elif kind == "shared":
             same = arch.n_kv_shared_layers == layers - -(-layers // n[0]) > 0
         else:
@@ -211,13 +211,11 @@ def mixer_of(arch: Architecture, offered: Sequence[str]) -> str:
     return "full"
 
 
-def _rises(arch: Architecture, ratio: int) -> bool:
-    """Whether the FFN widths are those of a taper, whatever multiple they were rounded to."""
-    multiple = math.gcd(*arch.ffn_widths)
-    return all(
-        abs(a - b) <= multiple
-        for a, b in zip(arch.ffn_widths, _tapered(arch.d_ff_mean, arch.n_layers, ratio, 1).tolist(), strict=True)
-    )
+def _nearest_taper(arch: Architecture, offered: Sequence[str]) -> str:
+    """The taper whose ratio is nearest to that of the last width to the first, which rounding may have moved."""
+    ratio = math.log(arch.ffn_widths[-1] / arch.ffn_widths[0])
+    tapers = [text for text in offered if parse_mixer(text).kind == "taper"]
+    return min(tapers, key=lambda text: abs(math.log(parse_mixer(text).numbers[0]) - ratio))
 
 
 def family_axes(

@@ -85,6 +85,11 @@ def test_a_cut_study_goes_on(run: Path, text: Path, tmp_path: Path, monkeypatch:
     path.write_text(lines[0] + "\n{}\n")
     with pytest.raises(SchemaError, match="cannot be read"):
         study_bits(trained, SETTINGS, path)
+    path.write_bytes(b"\xff\xfe\x00bad\n")
+    with pytest.raises(SchemaError, match="cannot be read"):
+        study_bits(trained, SETTINGS, path)
+    path.write_text(lines[0])  # cut right behind the header
+    assert study_bits(trained, SETTINGS, path) == whole and path.read_text().splitlines() == lines
     path.write_text("x")
     with pytest.raises(SchemaError, match="delete it to begin again"):
         study_bits(trained, SETTINGS, path)
@@ -141,3 +146,47 @@ def test_what_is_no_model_is_refused(run: Path, text: Path, tmp_path: Path) -> N
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         BitsSettings(**changes)
+
+
+def test_what_a_token_reads_and_what_is_stored_are_told_apart(text: Path, tmp_path: Path) -> None:
+    """Of 4 experts one is read: mixers at 8 bits and experts at 2 read far more bits a weight than they store."""
+    import dataclasses
+
+    from codesign.campaign.bits import Trained
+    from codesign.models.decoder import random_decoder
+
+    arch = ARCH.evolve(
+        family="qwen3_moe", d_ff=0, n_experts=4, n_active_experts=1, d_ff_expert=64, tied_embeddings=False
+    )
+    model = random_decoder(arch)
+    windows = torch.randint(256, (8, 33), generator=torch.Generator().manual_seed(1)).numpy()
+    trained = Trained(model=model, arch=arch, windows=windows, name="x", digest="x")
+    study = study_bits(trained, BitsSettings(bits=(2, 16), group=16, tokens=64), tmp_path / "m.jsonl")
+    by_uniform = {p.uniform: p for p in study.policies if p.uniform}
+    table = 256 * 32 * 2
+    assert (
+        by_uniform[16].stored_B == sum(p.weights for p in study.parts) * 2 + table
+    )  # an untied model has the embedding beside the head
+    assert by_uniform[16].layer_bits == by_uniform[16].layer_bits_read == 16
+    own = [p for p in study.policies if p.uniform is None]
+    layers = [p for p in study.parts if p.name != "head"]
+    for policy in own:
+        read = sum(p.bits_read(policy.bits[p.name]) for p in layers) / sum(p.read for p in layers)
+        assert policy.layer_bits_read == pytest.approx(read)
+    with torch.no_grad():
+        model.final_norm.weight.fill_(float("nan"))
+    with pytest.raises(SpecError, match="loss is nan: its weights hold numbers that are not finite"):
+        study_bits(
+            dataclasses.replace(trained, digest="y"),
+            BitsSettings(bits=(2, 16), group=16, tokens=64),
+            tmp_path / "n.jsonl",
+        )
+
+
+def test_a_checkpoint_of_a_stack_is_refused_by_name(text: Path, tmp_path: Path) -> None:
+    from codesign.hf_config import known_config
+
+    (tmp_path / "config.json").write_text(json.dumps(known_config("openelm-270m")))
+    pytest.importorskip("safetensors.torch").save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(SpecError, match=r"checkpoints of a stack of mixed layers \(family 'openelm'\) are not read"):
+        open_trained(tmp_path, str(text), SETTINGS, cache=tmp_path / "texts")

@@ -103,3 +103,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "cannot write to file/x: Not a directory; give a writable --out" in done.stderr
+
+
+def test_a_width_that_is_no_plain_digit_is_one_line(tmp_path: Path) -> None:
+    done = codesign(tmp_path, "bits", ".", "--bits", "2,²")
+    assert done.returncode == 2 and "'²' is no whole number" in done.stderr and done.stderr.count("\n") == 1

@@ -155,7 +155,7 @@ def test_what_mixers_save() -> None:
     ("value", "message"),
     [
         ("mamba:4", "'mamba:4' is not a known mixer; known: full, window:TOKENS:PERIOD"), ("gdn", "not of the form gdn:PERIOD"),
-        ("gdn:x", "with whole numbers"), ("mamba2:1", "no period 1"), ("mla:4", "rank 4 of 'mla:4' must be from 8"), (4, "is not a text"),
+        ("gdn:x", "with whole numbers"), ("gdn:²", "with whole numbers"), ("mamba2:1", "no period 1"), ("mla:4", "rank 4 of 'mla:4' must be from 8"), (4, "is not a text"),
     ],
 )  # fmt: skip
 def test_bad_mixers_are_refused(value: Any, message: str) -> None:
@@ -175,13 +175,21 @@ def test_tapers_keep_the_mean_and_are_known_again() -> None:
         assert arch.ffn_widths == tuple(sorted(arch.ffn_widths)) and all(width % 64 == 0 for width in arch.ffn_widths)
         alike = every[arch.n_layers, arch.d_model, arch.d_head, arch.n_kv_heads, arch.d_ff_mean]
         assert arch.params_total == alike.params_total
-    wide = DesignSpace(axes={**space().axes, "mixer": ("taper:4", "taper:8"), "experts": ((0, 0),), "d_model": (4096,)})
+    wide = DesignSpace(
+        axes={
+            **space().axes,
+            "mixer": ("taper:4", "taper:8"),
+            "experts": ((0, 0),),
+            "d_model": (512, 4096),
+            "n_layers": (2, 5),
+        }
+    )
     for block in wide.blocks():
         for i in np.flatnonzero(block.valid):
             arch = wide.point(block.start + int(i))[1]
             assert mixer_of(arch, ("full", "taper:4", "taper:8")) == block.mixer
             ratio = arch.ffn_widths[-1] / arch.ffn_widths[0]
-            assert ratio == pytest.approx(int(block.mixer[-1]), rel=0.05)
+            assert ratio == pytest.approx(int(block.mixer[-1]), rel=0.05 if arch.d_model > 512 else 0.2)
 
 
 def test_families_are_axes() -> None:
