@@ -181,7 +181,8 @@ def _whole(width: int, each: int) -> int:
 
 
 def _xlstm(arch: Architecture) -> dict[str, Any]:
-    _plain_stack(arch, recurrence="mlstm", n_recurrent_layers=arch.n_layers, n_experts=0, qk_norm="none")
+    _plain_stack(arch, recurrence="mlstm", n_recurrent_layers=arch.n_layers, n_experts=0, qk_norm="none",
+                 tied_embeddings=False)  # fmt: skip  # transformers never ties it, whatever the config says
     heads = arch.n_state_heads
     return {
         "embedding_dim": arch.d_model, "num_blocks": arch.n_layers, "num_heads": heads, "use_bias": False, "add_out_norm": True,

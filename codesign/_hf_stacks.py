@@ -306,7 +306,7 @@ def _mamba(read: Reader, name: str) -> Architecture:
 
 
 def _xlstm(read: Reader, name: str) -> Architecture:
-    """mLSTM and FFN in turn (xLSTM-7B)."""
+    """mLSTM and FFN in turn (xLSTM-7B). transformers never ties its head, whatever tie_word_embeddings says."""
     read.without("use_bias")
     if not read.flag("add_out_norm", True) or read.config.get("weight_mode", "single") not in ("single", "fused"):
         raise SpecError(f"{read.where}: only xLSTM models with add_out_norm are supported")
@@ -322,7 +322,7 @@ def _xlstm(read: Reader, name: str) -> Architecture:
         )
     return Architecture(
         n_layers=layers, d_model=d, **_NO_HEADS, d_ff=width,
-        vocab_size=read.required("vocab_size"), tied_embeddings=read.flag("tie_word_embeddings", False), recurrence="mlstm",
+        vocab_size=read.required("vocab_size"), tied_embeddings=False, recurrence="mlstm",
         n_recurrent_layers=layers, n_state_heads=heads, d_state_key=keys // heads, d_state_value=values // heads, family=name,
     )  # fmt: skip
 

@@ -180,7 +180,8 @@ def _recurrent(fields: dict[str, Any], kind: str, period: int, first: Any) -> tu
     elif kind == "mlstm":
         out |= {"n_state_heads": d / 128, "d_state_value": 128, "d_state_key": 64}
         valid = valid & (np.mod(d, 128) == 0)
-        if not period and not np.any(fields["n_experts"]):
+        # transformers never ties xLSTM's head, so that a tied design would be built larger
+        if not period and not np.any(fields["n_experts"]) and not np.any(fields["tied_embeddings"]):
             out["family"] = "xlstm"
     else:
         out |= {"n_state_heads": d, "d_state_value": 1, "d_conv": 3}

@@ -205,3 +205,23 @@ def test_families_are_axes() -> None:
     for values in FAMILIES.values():
         for value in values:
             parse_mixer(value)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_written_config_ties_the_head_as_the_design_does(mixer: str, tied: bool) -> None:
+    """Real weights, not the meta device's: what `from_config` builds has the table's parameters, tied or not."""
+    transformers = pytest.importorskip("transformers")
+    one = space((mixer,), ((0, 0), (4, 2)))
+    found = {}
+    for arch in designs(DesignSpace(axes=one.axes, tied_embeddings=tied)):
+        if arch.d_model == 128 or arch.family not in found:
+            found.setdefault(arch.family, arch)
+    for family, arch in found.items():
+        config = config_dict(arch, max_position_embeddings=512)
+        assert architecture_from_config(config, "config.json") == arch
+        if family != CODESIGN:
+            model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config))
+            assert sum(p.numel() for p in {id(p): p for p in model.parameters()}.values()) == arch.params_total
+    if mixer == "mlstm:0":
+        assert ("xlstm" in found) is (not tied)
