@@ -7,38 +7,27 @@ Every measurement is a line of a JSON Lines file, so that a study that was cut g
 
 from __future__ import annotations
 
-import hashlib
 import json
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from codesign.architecture import Architecture
 from codesign.errors import MissingExtraError, SchemaError, SpecError
 from codesign.search.bits import BitsCurve, allocate, monotone
 
 try:
-    import torch
-
-    from codesign.models.decoder import build_decoder
-    from codesign.training.batches import valid_windows
-    from codesign.training.loop import read_run
     from codesign.training.quantise import HEAD, Part, loss_of, parts_of, with_bits
-    from codesign.training.text import load_text
-    from codesign.training.tokenizer import BPETokenizer, encode_text
+    from codesign.training.trained import Tokens, Trained
 except ImportError as error:
     raise MissingExtraError.of(error.name or "torch", "train", "measuring what bits cost") from error
 
-__all__ = ["BitsSettings", "BitsStudy", "Policy", "Trained", "open_trained", "study_bits"]
+__all__ = ["BitsSettings", "BitsStudy", "Policy", "study_bits"]
 
 _SCHEMA, _VERSION = "codesign.bits", 1
 _LEAST_GROUP = 8
-Tokens = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +57,6 @@ class BitsSettings:
             )
         if self.tokens < 1:
             raise SpecError(f"tokens {self.tokens} must be at least 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """A trained model and the text to judge it by.
-
-    windows: held-out windows (n, length + 1); name: for people; digest: of weights and windows.
-    """
-
-    model: Any
-    arch: Architecture
-    windows: Tokens
-    name: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,107 +91,6 @@ class BitsStudy:
     base_other: float
     loss: Mapping[str, Mapping[int, float]]
     policies: tuple[Policy, ...]
-
-
-def open_trained(
-    path: Path, data: str, settings: BitsSettings, *, suffixes: Sequence[str] = (), cache: Path, device: str = "cpu"
-) -> Trained:
-    """A folder that `codesign train` left (run.json, weights.pt), or a model's own (config.json, *.safetensors, tokenizer.json).
-
-    Raises:
-        SpecError: neither; or another text than a run with a BPE tokenizer was trained on.
-    """
-    if (path / "run.json").is_file():
-        model, arch, windows = _from_run(path, data, settings, suffixes, cache)
-    elif (path / "config.json").is_file() and sorted(path.glob("*.safetensors")):
-        model, arch, windows = _from_checkpoint(path, data, settings, suffixes)
-    else:
-        raise SpecError(
-            f"{path} holds neither run.json and weights.pt (codesign train --checkpoints) nor config.json, *.safetensors and tokenizer.json"
-        )
-    if len(windows) < 2:
-        raise SpecError(
-            f"'{data}' gives {len(windows)} held-out window of {windows.shape[1] - 1} tokens; at least 2 are needed: give more text"
-        )
-    whole = hashlib.sha256(windows.tobytes())
-    for parameter in model.parameters():
-        whole.update(parameter.detach().float().numpy().tobytes())
-    return Trained(
-        model=model.to(device).eval(),
-        arch=arch,
-        windows=windows,
-        name=path.resolve().name,
-        digest=whole.hexdigest()[:16],
-    )
-
-
-def _from_run(
-    path: Path, data: str, settings: BitsSettings, suffixes: Sequence[str], cache: Path
-) -> tuple[Any, Architecture, Tokens]:
-    run = read_run(path)
-    if run is None or run.status != "finished" or not (path / "weights.pt").is_file():
-        raise SpecError(f"{path} holds no finished run; let codesign train finish it")
-    tokens = encode_text(load_text(data, suffixes), run.tokenizer, cache)
-    if run.tokenizer != "byte" and tokens.digest != run.data_digest:
-        raise SpecError(
-            f"'{data}' is not the text that the run's {run.tokenizer} was learnt from ({run.data}); give that text"
-        )
-    model = build_decoder(run.architecture)
-    try:
-        model.load_state_dict(torch.load(path / "weights.pt", map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        why = str(error).splitlines()[0][:100]
-        raise SchemaError(f"{path / 'weights.pt'} cannot be read ({why}); train the model again") from error
-    return (
-        model,
-        run.architecture,
-        valid_windows(tokens, run.recipe.seq_len, 2 * max(settings.tokens, run.recipe.seq_len)),
-    )
-
-
-def _from_checkpoint(
-    path: Path, data: str, settings: BitsSettings, suffixes: Sequence[str]
-) -> tuple[Any, Architecture, Tokens]:
-    from codesign.hf_config import read_config
-    from codesign.models.features import is_stack
-    from codesign.models.transformers_names import from_transformers
-
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise MissingExtraError.of("safetensors", "train", "reading a checkpoint") from error
-    arch = read_config(path)
-    if is_stack(arch):
-        raise SpecError(
-            f"{path}: checkpoints of a stack of mixed layers (family '{arch.family}') are not read; those of attention and FFN in turn are, and "
-            "runs of codesign train of any"
-        )
-    state: dict[str, Any] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        try:
-            state |= load_file(file)
-        except Exception as error:  # the library raises its own, which it does not export
-            raise SchemaError(f"{file} cannot be read ({error})") from error
-    with torch.device("meta"):
-        model = build_decoder(arch)
-    weights = {name: value.float() for name, value in from_transformers(arch, state).items()}
-    model.load_state_dict(weights, assign=True)
-    if not (path / "tokenizer.json").is_file():
-        raise SpecError(f"{path} has no tokenizer.json; put the model's own there")
-    ids = BPETokenizer.load(path, "own").encode(load_text(data, suffixes).valid)
-    length = 512
-    fit = (len(ids) - 1) // length
-    if fit < 2:
-        raise SpecError(
-            f"'{data}' gives {len(ids):,} held-out tokens; at least {2 * length + 1:,} are needed: give more text"
-        )
-    if int(ids.max()) >= arch.vocab_size:
-        raise SpecError(
-            f"tokenizer.json gives token {int(ids.max())}, but vocab_size is {arch.vocab_size}: it belongs to another model"
-        )
-    count = min(fit, max(2, 2 * settings.tokens // length))
-    starts = ((np.arange(count) + 0.5) * fit / count).astype(np.int64) * length
-    return model, arch, np.asarray(ids[starts[:, None] + np.arange(length + 1)], dtype=np.int64)
 
 
 def study_bits(

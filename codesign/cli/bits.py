@@ -54,8 +54,9 @@ def bits(
     path = Path(model).expanduser()
     if not path.is_dir():
         raise SpecError(f"no folder '{model}'; give a run's folder or a model's, with weights in it")
-    from codesign.campaign.bits import BitsSettings, open_trained, study_bits
+    from codesign.campaign.bits import BitsSettings, study_bits
     from codesign.report.bits_plot import plot_bits
+    from codesign.training.trained import open_trained
 
     widths = []
     for text in parse_list([bits_]):
@@ -64,7 +65,7 @@ def bits(
         widths.append(int(text))
     settings = BitsSettings(bits=tuple(widths), group=group, tokens=int(parse_count(tokens, "--tokens")))
     cost = _cost(device, engine, prompt, generate) if device else None
-    trained = open_trained(path, data, settings, suffixes=suffix or (), cache=user_folder() / "texts")
+    trained = open_trained(path, data, settings.tokens, suffixes=suffix or (), cache=user_folder() / "texts")
     folder = writable_folder(out, f"bits-{path.resolve().name}")
     study = study_bits(trained, settings, folder / "measured.jsonl", on_progress=_told)
     costs = [cost(trained.arch, policy) if cost else {} for policy in study.policies]

@@ -11,7 +11,7 @@ from codesign.models.features import Features
 
 __all__ = [
     "Attention", "FeedForward", "FeedForwardBlock", "KeyValues", "RMSNorm", "add_feed_forward", "causal_scores", "feed_forward",
-    "norm_of", "rotary_angles", "rotate",
+    "norm_of", "rotary_angles", "rotate", "set_weights",
 ]  # fmt: skip
 
 #: Keys and values of one layer, each (batch, n_kv_heads, past, d_head), keys rotated.
@@ -130,12 +130,8 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
 
     def _with_sinks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each head's softmax has one more column, a learnt number that no value belongs to."""
-        arch, new, total = self.arch, q.shape[2], k.shape[2]
-        query, key = torch.arange(total - new, total, device=q.device)[:, None], torch.arange(total, device=q.device)
-        seen = key <= query
-        if self.sliding:
-            seen = seen & (query - key < arch.window_tokens)
-        scores = (q @ k.transpose(-1, -2) * arch.d_head**-0.5).masked_fill(~seen, -torch.inf)
+        seen = _seen(q.shape[2], k.shape[2], self.arch.window_tokens if self.sliding else 0, q.device)
+        scores = (q @ k.transpose(-1, -2) * self.arch.d_head**-0.5).masked_fill(~seen, -torch.inf)
         assert self.sinks is not None
         sink = self.sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         return torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1] @ v
@@ -146,10 +142,25 @@ def causal_scores(q: Tensor, k: Tensor, v: Tensor, window: int = 0, scale: float
     new, total = q.shape[2], k.shape[2]
     if new == total and not window:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    query = torch.arange(total - new, total, device=q.device)[:, None]
-    key = torch.arange(total, device=q.device)
-    mask = (key <= query) & (query - key < window) if window else key <= query
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_seen(new, total, window, q.device), scale=scale)
+
+
+def _seen(new: int, total: int, window: int, device: torch.device) -> Tensor:
+    """Which keys each of the newest queries sees: up to its own position, or a window of them (0: none), (new, total)."""
+    query = torch.arange(total - new, total, device=device)[:, None]
+    key = torch.arange(total, device=device)
+    return (key <= query) & (query - key < window) if window else key <= query
+
+
+def set_weights(model: nn.Module, seed: int) -> None:
+    """Weights to start training from: matrices normal with standard deviation 0.02, gains of norms 1, all other vectors 0."""
+    generator = torch.Generator(device=model.embed_tokens.weight.device).manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.02, generator=generator)
+            else:
+                parameter.fill_(1.0 if "norm" in name and not name.endswith("bias") else 0.0)
 
 
 class FeedForwardBlock(nn.Module):  # type: ignore[misc]  # torch is Any to mypy

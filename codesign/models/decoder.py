@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codesign.architecture import Architecture
-from codesign.models.blocks import Attention, RMSNorm, add_feed_forward, feed_forward, norm_of, rotary_angles
+from codesign.models.blocks import (
+    Attention,
+    RMSNorm,
+    add_feed_forward,
+    feed_forward,
+    norm_of,
+    rotary_angles,
+    set_weights,
+)
 from codesign.models.features import Features, features, is_mixture, is_stack
 from codesign.models.shared_stack import SharedStack
 from codesign.models.stack import Stack
@@ -106,13 +114,7 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
 
     def initialise(self, seed: int) -> Decoder:
         """Weights to start training from: normal with standard deviation 0.02, gains 1, biases 0, as transformers does."""
-        generator = torch.Generator(device=self.embed_tokens.weight.device).manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0.0, 0.02, generator=generator)
-                else:
-                    parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+        set_weights(self, seed)
         return self
 
 

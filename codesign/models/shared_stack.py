@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from codesign._layout import sublayers
 from codesign.architecture import Architecture
 from codesign.errors import SpecError
-from codesign.models.blocks import RMSNorm, causal_scores
+from codesign.models.blocks import RMSNorm, causal_scores, set_weights
 from codesign.models.features import features
 from codesign.models.mixers import Mamba2
 
@@ -137,13 +137,8 @@ class SharedStack(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
 
     def initialise(self, seed: int) -> SharedStack:
         """Weights to start training from, as `codesign.models.stack.Stack.initialise`."""
-        generator = torch.Generator(device=self.embed_tokens.weight.device).manual_seed(seed)
+        set_weights(self, seed)
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0.0, 0.02, generator=generator)
-                else:
-                    parameter.fill_(1.0 if "norm" in name else 0.0)
             for layer in self.layers:
                 layer.initialise()
         return self

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from codesign._layout import sublayers
 from codesign.architecture import Architecture
-from codesign.models.blocks import Attention, FeedForwardBlock, RMSNorm, rotary_angles
+from codesign.models.blocks import Attention, FeedForwardBlock, RMSNorm, rotary_angles, set_weights
 from codesign.models.features import features
 from codesign.models.mixers import RECURRENT, LatentAttention, Recurrent
 
@@ -147,13 +147,8 @@ class Stack(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
 
     def initialise(self, seed: int) -> Stack:
         """Weights to start training from: matrices normal with standard deviation 0.02, gains 1, and what recurrences need."""
-        generator = torch.Generator(device=self.embed_tokens.weight.device).manual_seed(seed)
+        set_weights(self, seed)
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0.0, 0.02, generator=generator)
-                else:
-                    parameter.fill_(1.0 if name.endswith(("norm.weight", "norm")) else 0.0)
             for module in self.modules():
                 if isinstance(module, Recurrent):
                     module.initialise()

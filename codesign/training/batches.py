@@ -15,7 +15,7 @@ from codesign.errors import SpecError
 from codesign.training.tokenizer import TokenFile
 from codesign.training_run import Recipe
 
-__all__ = ["Batches", "valid_windows"]
+__all__ = ["Batches", "spread_windows", "valid_windows"]
 
 Tokens = npt.NDArray[np.int64]
 
@@ -68,13 +68,21 @@ def valid_windows(tokens: TokenFile, seq_len: int, most_tokens: int) -> Tokens:
     Raises:
         SpecError: the validation split is shorter than one window.
     """
-    split = tokens.tokens("valid")
-    fit = (len(split) - 1) // seq_len
+    return spread_windows(tokens.tokens("valid"), tokens.data, seq_len, most_tokens)
+
+
+def spread_windows(ids: npt.NDArray[np.unsignedinteger[Any]], name: str, seq_len: int, most_tokens: int) -> Tokens:
+    """Windows of (n, seq_len + 1) tokens, evenly spaced over all of a text's; `name` is what the error calls it.
+
+    Raises:
+        SpecError: it is shorter than one window.
+    """
+    fit = (len(ids) - 1) // seq_len
     if fit < 1:
         raise SpecError(
-            f"{tokens.data}: {len(split):,} validation tokens are fewer than one sequence of {seq_len}; "
+            f"{name}: {len(ids):,} validation tokens are fewer than one sequence of {seq_len}; "
             "give more text or a smaller seq_len"
         )
     n = min(fit, max(1, most_tokens // seq_len))
     starts = ((np.arange(n) + 0.5) * fit / n).astype(np.int64) * seq_len
-    return np.asarray(split[starts[:, None] + np.arange(seq_len + 1)], dtype=np.int64)
+    return np.asarray(ids[starts[:, None] + np.arange(seq_len + 1)], dtype=np.int64)

@@ -13,10 +13,11 @@ pytest.importorskip("filelock")
 
 from codesign.architecture import Architecture  # noqa: E402
 from codesign.campaign import bits as study_module  # noqa: E402
-from codesign.campaign.bits import BitsSettings, open_trained, study_bits  # noqa: E402
+from codesign.campaign.bits import BitsSettings, study_bits  # noqa: E402
 from codesign.errors import SchemaError, SpecError  # noqa: E402
 from codesign.training.loop import train  # noqa: E402
 from codesign.training.spec import RunSpec  # noqa: E402
+from codesign.training.trained import Trained, open_trained  # noqa: E402
 from codesign.training_run import Recipe  # noqa: E402
 
 ARCH = Architecture(
@@ -44,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
 
 
 def test_a_study_chooses_what_measures_better(run: Path, text: Path, tmp_path: Path) -> None:
-    trained = open_trained(run, str(text), SETTINGS, cache=tmp_path / "texts")
+    trained = open_trained(run, str(text), SETTINGS.tokens, cache=tmp_path / "texts")
     assert trained.arch == ARCH and trained.windows.shape[1] == 65
     study = study_bits(trained, SETTINGS, tmp_path / "m.jsonl")
     assert [p.name for p in study.parts] == ["layers.0.mixer", "layers.0.ffn", "layers.1.mixer", "layers.1.ffn", "head"]
@@ -64,7 +65,7 @@ def test_a_study_chooses_what_measures_better(run: Path, text: Path, tmp_path: P
 
 
 def test_a_cut_study_goes_on(run: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, path = open_trained(run, str(text), SETTINGS, cache=tmp_path / "texts"), tmp_path / "m.jsonl"
+    trained, path = open_trained(run, str(text), SETTINGS.tokens, cache=tmp_path / "texts"), tmp_path / "m.jsonl"
     whole = study_bits(trained, SETTINGS, path)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:6], lines[6][:20]]))
@@ -114,9 +115,9 @@ def test_a_checkpoint_of_transformers_gives_its_loss(run: Path, text: Path, tmp_
         folder / "model.safetensors",
     )
     with pytest.raises(SpecError, match=r"has no tokenizer\.json"):
-        open_trained(folder, str(text), SETTINGS, cache=tmp_path / "texts")
+        open_trained(folder, str(text), SETTINGS.tokens, cache=tmp_path / "texts")
     tokenizer.save(folder)
-    trained = open_trained(folder, str(text), SETTINGS, cache=tmp_path / "texts")
+    trained = open_trained(folder, str(text), SETTINGS.tokens, cache=tmp_path / "texts")
     ids = torch.from_numpy(trained.windows[:4])
     with torch.inference_mode():
         logits = model(ids[:, :-1]).logits
@@ -124,18 +125,18 @@ def test_a_checkpoint_of_transformers_gives_its_loss(run: Path, text: Path, tmp_
     assert study_module.loss_of(trained.model, trained.windows[:4]) == pytest.approx(float(theirs), rel=1e-5)
     (folder / "model.safetensors").write_bytes(b"no")
     with pytest.raises(SchemaError, match="cannot be read"):
-        open_trained(folder, str(text), SETTINGS, cache=tmp_path / "texts")
+        open_trained(folder, str(text), SETTINGS.tokens, cache=tmp_path / "texts")
 
 
 def test_what_is_no_model_is_refused(run: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"holds neither run\.json"):
-        open_trained(tmp_path, str(text), SETTINGS, cache=tmp_path / "texts")
+        open_trained(tmp_path, str(text), SETTINGS.tokens, cache=tmp_path / "texts")
     (tmp_path / "run.json").write_text((run / "run.json").read_text())
     with pytest.raises(SpecError, match="holds no finished run"):
-        open_trained(tmp_path, str(text), SETTINGS, cache=tmp_path / "texts")
+        open_trained(tmp_path, str(text), SETTINGS.tokens, cache=tmp_path / "texts")
     (tmp_path / "weights.pt").write_bytes(b"no")
     with pytest.raises(SchemaError, match="train the model again"):
-        open_trained(tmp_path, str(text), SETTINGS, cache=tmp_path / "texts")
+        open_trained(tmp_path, str(text), SETTINGS.tokens, cache=tmp_path / "texts")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,6 @@ def test_what_a_token_reads_and_what_is_stored_are_told_apart(text: Path, tmp_pa
     """Of 4 experts one is read: mixers at 8 bits and experts at 2 read far more bits a weight than they store."""
     import dataclasses
 
-    from codesign.campaign.bits import Trained
     from codesign.models.decoder import random_decoder
 
     arch = ARCH.evolve(
@@ -189,4 +189,4 @@ def test_a_checkpoint_of_a_stack_is_refused_by_name(text: Path, tmp_path: Path) 
     (tmp_path / "config.json").write_text(json.dumps(known_config("openelm-270m")))
     pytest.importorskip("safetensors.torch").save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(SpecError, match=r"checkpoints of a stack of mixed layers \(family 'openelm'\) are not read"):
-        open_trained(tmp_path, str(text), SETTINGS, cache=tmp_path / "texts")
+        open_trained(tmp_path, str(text), SETTINGS.tokens, cache=tmp_path / "texts")
