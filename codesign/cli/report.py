@@ -30,7 +30,7 @@ def report(
     from pathlib import Path
 
     from codesign.errors import SpecError
-    from codesign.report.page import SECTIONS, build_page, write_page
+    from codesign.report.page import build_page, sections_of, write_page
     from codesign.report.review import load_review
     from codesign.report.static_pictures import write_pictures
     from codesign.units import format_bytes
@@ -46,7 +46,7 @@ def report(
     review = load_review(folder, law=loss_law, calibration=Path(calibration) if calibration else None)
     text = build_page(review)
     write_page(text, page)
-    drawn = write_pictures(review, page, SECTIONS) if pictures else []
+    drawn = write_pictures(review, page, sections_of(review)) if pictures else []
     names = f" and {len(drawn)} pictures ({page.stem}-*.png, .svg)" if drawn else ""
     print(f"written: {page} ({format_bytes(len(text.encode()))}){names}")
     for note in review.rebuilt.notes:

@@ -50,7 +50,10 @@ def search(
         str | None, typer.Option(help="Training tokens of every design; default: 10B, or those of your own runs.")
     ] = None,
     objectives: Annotated[
-        str, typer.Option(help="Two or more of loss,latency,ttft,e2e,memory,energy,params.")
+        str,
+        typer.Option(
+            help="Two or more of loss,latency,ttft,e2e,memory,energy,params,size; size (active parameters) is maximised."
+        ),
     ] = "loss,latency",
     space: Annotated[
         str, typer.Option(help="default, dense (no experts), paper, or a TOML file with an [axes] table.")

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from codesign.predictors.scaling import moe_gain
 
 __all__ = [
-    "Term", "activated_width", "d_head_term", "equivalent_experts", "ffn_ratio_term", "kv_term", "mixer_term", "moe_term", "uneven_term", "unpriced",
+    "UNPRICED_SHAPES", "Term", "activated_width", "d_head_term", "equivalent_experts", "ffn_ratio_term", "kv_term", "mixer_term", "moe_term", "uneven_term", "unpriced",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
@@ -162,6 +162,10 @@ def uneven_term(arch: Any) -> Term:
         | (np.asarray(arch.n_kv_heads_mean) != arch.n_kv_heads)
     )
     return Term(0.0, _UNEVEN_STD * differs)
+
+
+#: Names that `unpriced` may give.
+UNPRICED_SHAPES = ("latent", "shared_kv", "looped", "shared_blocks", "conv", "mamba1")
 
 
 def unpriced(arch: Any) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from codesign.predictors.priors import UNPRICED_SHAPES
 from codesign.report.review import Known, Review
 from codesign.report.words import mark_text, space_edges
 from codesign.search import Candidate, Gap
+from codesign.search.mixers import COST_ONLY, parse_mixer
 from codesign.units import format_bytes
 
-__all__ = ["answer", "cautions", "edges", "safe_design"]
+__all__ = ["answer", "cautions", "edges", "safe_design", "unknown_losses"]
 
 _SURE = 0.9
 _TIGHT = 0.9  # of the device's free memory: a caution
@@ -32,9 +34,8 @@ def answer(review: Review) -> dict[str, Any]:
 
 
 def safe_design(review: Review) -> Candidate | None:
-    """The design of the lowest loss that meets the budget with at least 90 % probability; None where there is none."""
-    sure = [c for c in review.frontier.candidates if c.p_budget >= _SURE]
-    return min(sure, key=lambda c: c.loss, default=None)
+    """The best design (`Review.first`) that meets the budget with at least 90 % probability; None where there is none."""
+    return review.first(c for c in review.frontier.candidates if c.p_budget >= _SURE)
 
 
 def _budget(review: Review) -> str:
@@ -73,6 +74,8 @@ def cautions(review: Review) -> list[str]:
     p = review.frontier.provenance
     found: list[tuple[float, str]] = []
     best, n = review.best, len(review.frontier.candidates)
+    if not review.loss_known:
+        found.append((10, f"No data at hand tells the loss of {unknown_losses(review)}: this run compares cost alone."))
     if review.rebuilt.notes and not review.rebuilt.from_catalogue:
         gap = max(review.rebuilt.deviation.values())
         if gap > 1e-3:
@@ -121,6 +124,14 @@ def cautions(review: Review) -> list[str]:
         found.append((4, "The device's own figures have low confidence: see its sources."))
     found.sort(key=lambda item: -item[0])
     return [text for _, text in found]
+
+
+def unknown_losses(review: Review) -> str:
+    """The mixers of the space and the features of its designs whose loss no data at hand tells."""
+    mixers = [text for text in review.problem.space.axes["mixer"] if parse_mixer(text).kind in COST_ONLY]
+    marks = dict.fromkeys(m for c in review.frontier.candidates for m in c.marks if not c.loss_known)
+    shapes = [mark_text(mark)[1].split(":")[0] for mark in marks if mark.removeprefix("unpriced:") in UNPRICED_SHAPES]
+    return ", ".join(mixers or shapes)
 
 
 def _transferred(rates: Mapping[str, Any]) -> list[tuple[float, str]]:

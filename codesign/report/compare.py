@@ -20,6 +20,7 @@ from codesign.budget import FORMATS, Budget
 from codesign.errors import CodesignError, SchemaError, SpecError
 from codesign.predictors import load_law
 from codesign.predictors.quantisation import quantisation_penalty
+from codesign.report.words import COST_KEYS, mark_text
 from codesign.search import Candidate, Frontier, read_frontier
 from codesign.units import format_count
 from codesign.workload import PRECISIONS
@@ -29,14 +30,6 @@ __all__ = ["MAX_RUNS", "Comparison", "Input", "Run", "Standing", "compare_runs",
 MAX_RUNS = 12
 _Z90 = NormalDist().inv_cdf(0.95)
 _TIMES = ("latency_s", "e2e_s", "ttft_s")
-_OBJECTIVE_KEYS = {
-    "latency": "latency_s",
-    "ttft": "ttft_s",
-    "e2e": "e2e_s",
-    "memory": "memory_B",
-    "energy": "energy_J",
-    "params": "params",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +123,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read runs.
 
     Raises:
-        SpecError: fewer than two, too many, or one twice. SchemaError: one is not a run, or has no designs.
+        SpecError: fewer than two, too many, or one twice; designs without a predicted loss. SchemaError: one is not a run, or has no designs.
     """
     if not 2 <= len(folders) <= MAX_RUNS:
         raise SpecError(
@@ -149,6 +142,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         frontier = read_frontier(path)
         if not frontier.candidates:
             raise SchemaError(f"{given} holds no designs; run the search again")
+        unknown = [c for c in frontier.candidates if not c.loss_known]
+        if unknown:
+            why = mark_text(next(m for m in unknown[0].marks if m.startswith("unpriced:")))[1]
+            raise SpecError(
+                f"{len(unknown)} of {len(frontier.candidates)} designs of {given} have no predicted loss ({why}), and losses are what is "
+                "compared; compare such runs by the costs in their frontier.csv, or leave them out"
+            )
         runs.append(Run(name=_name(path, paths), frontier=frontier))
     return runs
 
@@ -221,7 +221,7 @@ def _key(runs: Sequence[Run]) -> str:
 
 
 def _minimised(run: Run) -> set[str]:
-    return {_OBJECTIVE_KEYS[name] for name in run.provenance["objectives"] if name in _OBJECTIVE_KEYS}
+    return {COST_KEYS[name] for name in run.provenance["objectives"] if name in COST_KEYS}
 
 
 def _bounds(runs: Sequence[Run], key: str) -> tuple[float, ...]:

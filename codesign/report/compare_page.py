@@ -8,7 +8,7 @@ from typing import Any
 from codesign.report.compare import Comparison, Run, Standing
 from codesign.report.page import render_page
 from codesign.report.section import Section, column, render_template, significant, static_text
-from codesign.report.words import METRICS, ffn_text, mixer_text, show_metric
+from codesign.report.words import METRICS, ffn_text, mark_text, mixer_text, show_metric
 
 __all__ = ["build_comparison", "draw_comparison", "warnings_of", "write_comparison_pictures"]
 
@@ -77,6 +77,11 @@ def warnings_of(c: Comparison) -> list[str]:
         notes.append(
             f"the runs fall into {len(c.groups)} groups with losses of their own; each group has its own plot and tables"
         )
+    for run in c.runs:
+        left = {mark for d in run.candidates for mark in d.marks if mark.startswith("unpriced:")}
+        if left:
+            told = "; ".join(mark_text(mark)[1] for mark in sorted(left))
+            notes.append(f"losses of {run.name} are surer and lower than they should be: {told}")
     rows = {row.name: row for row in c.inputs}
     if rows["workload"].differs:
         notes.append("the workloads differ: times and energies are of different requests")

@@ -37,7 +37,7 @@ def designs_data(review: Review) -> dict[str, Any]:
     """Designs, then known models: names, shapes, figures, intervals, marks, configs and operators."""
     designs = list(review.frontier.candidates)
     everything = [*designs, *(known.candidate for known in review.known)]
-    keys = sorted({key for c in everything for key in c.values} - _UNSHOWN)
+    keys = sorted({key for c in everything for key in c.values} - (_UNSHOWN - {review.y_key}))
     spans = sorted({key for c in everything for key in c.intervals if key != "loss"})
     marks = sorted({mark for c in everything for mark in c.marks})
     phases = _PHASES if review.problem.workload.prompt_tokens else _PHASES[1:]
@@ -48,9 +48,9 @@ def designs_data(review: Review) -> dict[str, Any]:
         "arch": {name: column([_whole(c.architecture, name) for c in everything]) for name in _ARCH}
         | {"ffn": column([ffn_text(c.architecture) for c in everything]), "mixer": column([mixer_text(c.architecture) for c in everything]),
            "family": column([family_text(c.architecture) for c in everything])},
-        "loss": column([significant(c.loss, 5) for c in everything]),
-        "loss_low": column([significant(c.intervals["loss"][0], 5) for c in everything]),
-        "loss_high": column([significant(c.intervals["loss"][1], 5) for c in everything]),
+        "loss": column([significant(c.loss, 5) if c.loss_known else None for c in everything]),
+        "loss_low": column([significant(c.intervals["loss"][0], 5) if c.loss_known else None for c in everything]),
+        "loss_high": column([significant(c.intervals["loss"][1], 5) if c.loss_known else None for c in everything]),
         "values": {key: _numbers([c.values.get(key) for c in everything]) for key in keys},
         "down": {key: column([_share(c, key, 0) for c in everything]) for key in spans},
         "up": {key: column([_share(c, key, 1) for c in everything]) for key in spans},

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from codesign.report.review import COST_KEYS, Review
+from codesign.report.answer import unknown_losses
+from codesign.report.review import Review
 from codesign.report.section import Section, render_template, significant, static_text
 from codesign.report.static_pictures import draw_frontier
-from codesign.report.words import mark_text
+from codesign.report.words import COST_KEYS, SIZE_KEY, mark_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ _AXES = ("latency_s", "ttft_s", "e2e_s", "memory_B", "energy_J", "params")
 
 
 def picture(review: Review) -> Figure:
-    """Loss against the first cost."""
+    """Loss (else the second objective) against the first cost."""
     return draw_frontier(review)
 
 
@@ -38,14 +39,18 @@ def build(review: Review) -> Section:
             for row in review.validation["rows"]
             if row["design"] in names
         ]  # fmt: skip
+    ys = [] if review.y_key == "loss" else [review.y_key]
+    ys += ["loss", "perplexity"] if review.loss_known else []
     html = render_template(
         "frontier.html", axes=axes, complete=complete, n=len(review.frontier.candidates), n_known=len(review.known),
         measured=bool(measured), precisions=list(review.models), exact=bool(p["exact"]), law=p["law"]["name"], tokens=review.problem.tokens,
         certificate=p["certificate"], vocab=int(review.problem.space.axes["vocab_size"][0]),
-        changed=any(known.note for known in review.known),
+        quality={"loss": "loss", SIZE_KEY: "size (active parameters without embeddings)"}.get(review.y_key, ""),
+        ys=ys, unknown="" if review.loss_known else unknown_losses(review),
+        changed=review.loss_known and any(known.note for known in review.known),
     )  # fmt: skip
     data = {
-        "axes": axes, "complete": complete, "measured": measured, "marks": {mark: list(mark_text(mark)) for mark in marks},
+        "axes": axes, "ys": ys, "complete": complete, "measured": measured, "marks": {mark: list(mark_text(mark)) for mark in marks},
         "budget": review.problem.budget.bounds(), "memory_B": significant(review.problem.memory_B, 6),
     }  # fmt: skip
     return Section(key="frontier", title="Frontier", html=html, data=data, script=static_text("frontier.js"))

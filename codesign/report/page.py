@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from codesign.errors import MissingExtraError, SpecError
-from codesign.report.answer import answer
+from codesign.report.answer import answer, unknown_losses
 from codesign.report.design_data import designs_data
 from codesign.report.review import Review
 from codesign.report.section import Section, render_template, static_text, strict_json
 
-__all__ = ["SECTIONS", "build_page", "render_page", "write_page"]
+__all__ = ["SECTIONS", "build_page", "render_page", "sections_of", "write_page"]
 
 #: Modules of the sections in the order of the page; each has ``build(review) -> Section``.
 SECTIONS = (
@@ -24,10 +24,18 @@ SECTIONS = (
     "what_if_section",
 )  # fmt: skip
 
+#: Sections that look for the lowest loss: left out where losses are not predicted.
+_OF_LOSSES = ("regions_section", "what_if_section")
+
 _TITLES = {
     "latency_s": "Time per token", "ttft_s": "Time to first token", "e2e_s": "Whole request", "memory_B": "Peak memory",
     "energy_J": "Energy per token",
 }  # fmt: skip
+
+
+def sections_of(review: Review) -> tuple[str, ...]:
+    """The sections that say something of this run."""
+    return tuple(name for name in SECTIONS if review.loss_known or name not in _OF_LOSSES)
 
 
 def build_page(review: Review) -> str:
@@ -41,8 +49,10 @@ def build_page(review: Review) -> str:
     figures = [key for key in ("latency_s", "ttft_s", "e2e_s", "memory_B", "energy_J") if key in review.best.values]
     if review.cost_key in figures:
         figures.insert(0, figures.pop(figures.index(review.cost_key)))
-    header = render_template("header.html", review=review, answer=answer(review), figures=figures, titles=_TITLES)
-    sections = [import_module(f"codesign.report.{name}").build(review) for name in SECTIONS]
+    header = render_template(
+        "header.html", review=review, answer=answer(review), figures=figures, titles=_TITLES,
+        unknown="" if review.loss_known else unknown_losses(review),     )  # fmt: skip
+    sections = [import_module(f"codesign.report.{name}").build(review) for name in sections_of(review)]
     data = {"designs": designs_data(review), "facts": _facts(review)}
     return render_page(
         f"Deployment review: {device['title']}{mode} ({review.name})",

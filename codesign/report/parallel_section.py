@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.report.review import Review
 from codesign.report.section import Section, render_template, static_text
 from codesign.report.static_pictures import draw_parallel
+from codesign.report.words import METRICS
 from codesign.search import Candidate
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _AXES: tuple[tuple[str, str, Callable[[Candidate], Any]], ...] = (
     ("latency_s", "token", lambda c: c.values["latency_s"]),
     ("ttft_s", "first token", lambda c: c.values["ttft_s"]),
     ("energy_J", "energy", lambda c: c.values.get("energy_J")),
-    ("loss", "loss", lambda c: c.loss),
+    ("loss", "loss", lambda c: c.loss if c.loss_known else None),
 )
 
 
@@ -59,7 +60,13 @@ def build(review: Review) -> Section:
     designs = review.frontier.candidates
     axes = [{"key": key, "title": title} for key, title, _ in varying_axes(designs)]
     constant = [f"{title} {read(designs[0])}" for key, title, read in _AXES[:8] if len({read(c) for c in designs}) == 1]
-    html = render_template("parallel.html", axes=axes, constant=constant, n=len(designs))
+    html = render_template(
+        "parallel.html", axes=axes, constant=constant, n=len(designs), shade="loss" if review.shade_key == "loss" else METRICS[review.shade_key][0],
+    )  # fmt: skip
     return Section(
-        key="parallel", title="All dimensions", html=html, data={"axes": axes}, script=static_text("parallel.js")
+        key="parallel",
+        title="All dimensions",
+        html=html,
+        data={"axes": axes, "shade": review.shade_key},
+        script=static_text("parallel.js"),
     )

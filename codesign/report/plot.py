@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from codesign.report.words import COST_KEYS, METRICS, SCALES, SIZE_KEY
 from codesign.search import Frontier
 
 __all__ = ["plot_frontier"]
@@ -16,6 +17,8 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 def plot_frontier(frontier: Frontier, path: Path) -> None:
     """Loss against time per token with 90 % intervals, the budget, and known models; written as PNG.
 
+    Where the loss was not minimised, the size or the second cost against the first.
+
     Bars are the intervals of each design on its own. The errors of designs on one device and under one law largely move
     together, so their order is surer than the bars suggest.
     """
@@ -26,6 +29,11 @@ def plot_frontier(frontier: Frontier, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(9, 5.5), dpi=130, layout="constrained")
     candidates = frontier.candidates
+    if "loss" not in frontier.provenance["objectives"]:
+        _costs(axes, frontier)
+        figure.savefig(path)
+        plt.close(figure)
+        return
     x = [1e3 * c.values["latency_s"] for c in candidates]
     y = [c.loss for c in candidates]
     low = [1e3 * c.intervals.get("latency_s", (c.values["latency_s"],) * 2)[0] for c in candidates]
@@ -60,6 +68,32 @@ def plot_frontier(frontier: Frontier, path: Path) -> None:
     axes.legend(fontsize=8, frameon=False, loc="lower left")
     figure.savefig(path)
     plt.close(figure)
+
+
+def _costs(axes: Any, frontier: Frontier) -> None:
+    """Two costs of the designs and of known models."""
+    p = frontier.provenance
+    keys = [COST_KEYS[name] for name in p["objectives"] if name in COST_KEYS][:2]
+    keys = [keys[0], SIZE_KEY if "size" in p["objectives"] else keys[1]]
+    (x, x_unit), (y, y_unit) = (SCALES.get(key, (1.0, "")) for key in keys)
+    groups = [("o", _BLUE, f"designs on the frontier ({len(frontier.candidates)})", frontier.candidates)]
+    groups += [
+        (m, _ORANGE, b.candidate.name, (b.candidate,)) for m, b in zip("*DPX^v" * 8, frontier.baselines, strict=False)
+    ]
+    for marker, colour, label, members in groups:
+        at = [(x * c.values[keys[0]], y * c.values[keys[1]]) for c in members]
+        axes.plot(*zip(*at, strict=True), ls="", marker=marker, ms=4 if marker == "o" else 9, color=colour, label=label)
+    for key, scale, line in ((keys[0], x, axes.axvline), (keys[1], y, axes.axhline)):
+        if key in p["budget"]:
+            line(scale * p["budget"][key], color=_GREY, ls="--", lw=1)
+    mode = f", {p['device']['power_mode']}" if p["device"]["power_mode"] else ""
+    axes.set_title(
+        f"{p['device']['title']}{mode}, {p.get('engine', 'roofline')}: compared on cost alone (dashed: the budget)"
+    )
+    axes.set_xlabel(METRICS[keys[0]][0] + (f", {x_unit}" if x_unit else ""))
+    axes.set_ylabel(METRICS[keys[1]][0] + (f", {y_unit}" if y_unit else ""))
+    axes.grid(alpha=0.25, lw=0.5)
+    axes.legend(fontsize=8, frameon=False)
 
 
 def _baselines(axes: Any, frontier: Frontier) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,13 @@ from codesign.errors import CodesignError, SchemaError, SpecError
 from codesign.hf_config import known_models, read_config
 from codesign.predictors.priors import unpriced
 from codesign.report.rebuild import Rebuilt, rebuild
+from codesign.report.words import COST_KEYS, METRICS, SIZE_KEY
 from codesign.roofline.cost import RooflineModel
 from codesign.search import Baseline, Candidate, Frontier, Problem, read_frontier
 from codesign.search.score import compare
 from codesign.workload import PRECISIONS
 
-__all__ = ["COST_KEYS", "Known", "Review", "load_review"]
-
-#: Objective to the metric that it reads.
-COST_KEYS = {
-    "latency": "latency_s", "ttft": "ttft_s", "e2e": "e2e_s", "memory": "memory_B", "energy": "energy_J", "params": "params",
-}  # fmt: skip
+__all__ = ["Known", "Review", "load_review"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +81,47 @@ class Review:
         return next((COST_KEYS[name] for name in self.problem.objectives if name in COST_KEYS), "latency_s")
 
     @property
+    def loss_known(self) -> bool:
+        """Whether every design and every mixer of the space has a predicted loss; else the run is compared on cost alone."""
+        return self.problem.loss_known and all(c.loss_known for c in self.frontier.candidates)
+
+    @property
+    def y_key(self) -> str:
+        """What is drawn against the first cost: the loss, the size, or the second cost where neither is an objective."""
+        costs = [COST_KEYS[name] for name in self.problem.objectives if name in COST_KEYS]
+        if "loss" in self.problem.objectives:
+            return "loss"
+        return SIZE_KEY if "size" in self.problem.objectives else costs[1]
+
+    @property
+    def shade_key(self) -> str:
+        """What decides between designs, and colours them: the loss, else the size if that was an objective, else the first cost."""
+        if self.loss_known:
+            return "loss"
+        return SIZE_KEY if "size" in self.problem.objectives else self.cost_key
+
+    def first(self, designs: Iterable[Candidate]) -> Candidate | None:
+        """The design of the lowest predicted loss; in a run without predicted losses the largest, if that was an objective, or that of
+        the lowest first cost.
+        """
+        if self.loss_known:
+            return min(designs, key=lambda c: c.loss, default=None)
+        sign = -1 if self.shade_key == SIZE_KEY else 1
+        return min(designs, key=lambda c: sign * c.values[self.shade_key], default=None)
+
+    @property
+    def best_text(self) -> str:
+        """In what `best` is best, in words."""
+        if self.loss_known:
+            return "lowest loss"
+        return f"{'most' if self.shade_key == SIZE_KEY else 'lowest'} {METRICS[self.shade_key][0]}"
+
+    @property
     def best(self) -> Candidate:
-        """The design of the lowest predicted loss; every design of the run is within the budget."""
-        return min(self.frontier.candidates, key=lambda c: c.loss)
+        """`first` of all designs; every design of the run is within the budget."""
+        found = self.first(self.frontier.candidates)
+        assert found is not None  # `load_review` refuses a run without designs
+        return found
 
     @property
     def power_mode(self) -> str | None:

@@ -166,10 +166,10 @@ def rules_of(review: Review, *, sweep: int = SWEEP) -> list[Rule]:
     """A rule for each axis of the run's space."""
     candidates = list(review.frontier.candidates)
     cost = [c.values[review.cost_key] for c in candidates]
-    held = held_losses(review.problem, sweep)
+    held = held_losses(review.problem, sweep) if review.loss_known else {}
     seed = int(review.frontier.provenance["seed"])
     shown = [axis for axis in AXIS_TITLES if axis != "mixer" or len(review.problem.space.axes["mixer"]) > 1]
-    return [_rule(axis, candidates, cost, review, held[axis], seed) for axis in shown]
+    return [_rule(axis, candidates, cost, review, held.get(axis, {}), seed) for axis in shown]
 
 
 def _rule(

@@ -31,7 +31,7 @@ def build(review: Review) -> Section:
     thinned = review.problem.space.size > SWEEP
     html = render_template(
         "rules.html", rules=rules, n=len(review.frontier.candidates), cost=METRICS[key][0], flat=FLAT, thinned=thinned,
-        budget=review.problem.budget.describe(), exact=bool(review.frontier.provenance["exact"]),
+        budget=review.problem.budget.describe(), losses=review.loss_known, exact=bool(review.frontier.provenance["exact"]),
     )  # fmt: skip
     data: dict[str, Any] = {
         "cost": key, "flat": FLAT,

@@ -24,7 +24,8 @@ _FIELDS = (
 
 
 def frontier_csv(frontier: Frontier) -> str:
-    """One row a design: shape, precision, loss, every metric in SI units with its 90 % interval, probabilities, marks.
+    """One row a design: shape, precision, loss, every metric in SI units with its 90 % interval, probabilities, marks; a loss that no data
+    at hand tells is empty.
 
     Fields of windows, shared experts and other mixers have a column where a design of the run uses them.
     """
@@ -43,11 +44,11 @@ def frontier_csv(frontier: Frontier) -> str:
             c.name,
             c.precision,
             *(getattr(c.architecture, name) for name in names),
-            c.loss,
-            c.loss_std,
+            *((c.loss, c.loss_std) if c.loss_known else ("", "")),
         ]
         row += [c.values.get(key, "") for key in metrics]
-        row += [c.intervals[key][i] if key in c.intervals else "" for key in spans for i in (0, 1)]
+        known = {key: span for key, span in c.intervals.items() if key != "loss" or c.loss_known}
+        row += [known[key][i] if key in known else "" for key in spans for i in (0, 1)]
         writer.writerow([*row, c.p_budget, c.p_front, " ".join(c.marks)])
     return out.getvalue()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.errors import SpecError
 from codesign.report.review import Review
-from codesign.report.words import METRICS, family_text, show_metric
+from codesign.report.words import METRICS, SCALES, family_text, show_metric
 from codesign.search import Candidate
 from codesign.workload import PRECISIONS
 
@@ -34,8 +34,6 @@ BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, GREY, INK = (
 )  # fmt: skip
 _FAMILY_COLOURS = (BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, GREY)
 _FAMILY_MARKERS = ("o", "D", "s", "^", "P", "X", "v", "<", ">", "p", "h")  # 11 and 7: no pair comes again soon
-_SCALES = {"latency_s": (1e3, "ms"), "ttft_s": (1e3, "ms"), "e2e_s": (1.0, "s"), "memory_B": (1e-9, "GB"), "energy_J": (1e3, "mJ"),
-           "params": (1e-6, "M"), "params_active": (1e-6, "M")}  # fmt: skip
 
 
 def new_figure(width: float = 9.0, height: float = 5.5) -> tuple[Figure, Any]:
@@ -105,22 +103,27 @@ def _title(review: Review) -> str:
 
 
 def draw_frontier(review: Review) -> Figure:
-    """Loss against the first cost: designs with intervals, known models, the budget, measured points."""
+    """Loss, or the second objective, against the first cost: designs with intervals, known models, the budget, measured points."""
     figure, axes = new_figure()
-    key = review.cost_key
-    scale, unit = _SCALES.get(key, (1.0, ""))
+    key, up = review.cost_key, review.y_key
+    up_scale, up_unit = SCALES.get(up, (1.0, ""))
+
+    def height(c: Candidate) -> float:
+        return c.loss if up == "loss" else up_scale * c.values[up]
+
+    scale, unit = SCALES.get(key, (1.0, ""))
     designs = sorted(review.frontier.candidates, key=lambda c: c.values[key])
     x = [scale * c.values[key] for c in designs]
-    low, high = ([c.intervals["loss"][side] for c in designs] for side in (0, 1))
-    if len(review.problem.objectives) == 2:
+    if len(review.problem.objectives) == 2 and up == "loss":
+        low, high = ([c.intervals["loss"][side] for c in designs] for side in (0, 1))
         axes.fill_between(x, low, high, color=BLUE, alpha=0.12, lw=0, label="90 % interval of the loss")
-        axes.plot(x, [c.loss for c in designs], lw=1, color=BLUE, alpha=0.6, drawstyle="steps-post")
+        axes.plot(x, [height(c) for c in designs], lw=1, color=BLUE, alpha=0.6, drawstyle="steps-post")
     families = dict.fromkeys(("dense", "mixture of experts")) | {family_text(c.architecture): None for c in designs}
     for k, name in enumerate(families):  # these two always look the same
         colour, marker = _FAMILY_COLOURS[k % len(_FAMILY_COLOURS)], _FAMILY_MARKERS[k % len(_FAMILY_MARKERS)]
         group = [c for c in designs if family_text(c.architecture) == name]
         if group:
-            gx, gy = [scale * c.values[key] for c in group], [c.loss for c in group]
+            gx, gy = [scale * c.values[key] for c in group], [height(c) for c in group]
             if key in group[0].intervals and len(group) <= 400:
                 bars = [[abs(scale * c.intervals[key][side] - scale * c.values[key]) for c in group] for side in (0, 1)]
                 axes.errorbar(gx, gy, xerr=bars, fmt="none", ecolor=colour, alpha=0.2, lw=0.9)
@@ -135,19 +138,26 @@ def draw_frontier(review: Review) -> Figure:
                   fontsize=8, transform=axes.get_xaxis_transform())  # fmt: skip
     known = [k.candidate for k in review.known if scale * k.candidate.values[key] <= top]
     if known:
-        spans = [[c.loss - c.intervals["loss"][0] for c in known], [c.intervals["loss"][1] - c.loss for c in known]]
-        axes.errorbar([scale * c.values[key] for c in known], [c.loss for c in known], yerr=spans, fmt="*", ms=10, color=ORANGE, mec=INK,
-                      mew=0.6, elinewidth=0.8, capsize=2, label="known models, same law and tokens")  # fmt: skip
+        spans = (
+            [[c.loss - c.intervals["loss"][0] for c in known], [c.intervals["loss"][1] - c.loss for c in known]]
+            if up == "loss"
+            else None
+        )
+        axes.errorbar([scale * c.values[key] for c in known], [height(c) for c in known], yerr=spans, fmt="*", ms=10, color=ORANGE, mec=INK,
+                      mew=0.6, elinewidth=0.8, capsize=2, label="known models" + (", same law and tokens" if up == "loss" else ""))  # fmt: skip
         for i, c in enumerate(known):
-            axes.annotate(c.name, (scale * c.values[key], c.loss), fontsize=7, color=GREY, textcoords="offset points",
+            axes.annotate(c.name, (scale * c.values[key], height(c)), fontsize=7, color=GREY, textcoords="offset points",
                           xytext=(5, 5 if i % 2 else -10))  # fmt: skip
-    _measured(review, axes, key, scale)
+    _measured(review, axes, key, scale, height)
     best = review.best
-    axes.plot([scale * best.values[key]], [best.loss], marker="o", ms=13, mfc="none", mec=VERMILLION, mew=1.8, ls="",
-              label=f"lowest loss: {best.name}")  # fmt: skip
+    axes.plot([scale * best.values[key]], [height(best)], marker="o", ms=13, mfc="none", mec=VERMILLION, mew=1.8, ls="",
+              label=f"{review.best_text}: {best.name}")  # fmt: skip
     axes.set_xlim(max(0.0, min(x) - 0.05 * top), top)
     axes.set_xlabel(f"{METRICS[key][0] if key in METRICS else key}{', ' + unit if unit else ''}")
-    axes.set_ylabel(f"predicted training loss after {review.problem.tokens / 1e9:g}B tokens, nats per token")
+    after = f"predicted training loss after {review.problem.tokens / 1e9:g}B tokens, nats per token"
+    axes.set_ylabel(
+        after if up == "loss" else f"{METRICS[up][0] if up in METRICS else up}{', ' + up_unit if up_unit else ''}"
+    )
     exact = "exact" if review.frontier.provenance["exact"] else "heuristic"
     axes.set_title(
         f"{_title(review)}: frontier ({exact}), budget {review.problem.budget.describe().replace('<=', '≤') or 'none'}",
@@ -157,14 +167,14 @@ def draw_frontier(review: Review) -> Figure:
     return figure
 
 
-def _measured(review: Review, axes: Any, key: str, scale: float) -> None:
+def _measured(review: Review, axes: Any, key: str, scale: float, height: Callable[[Candidate], float]) -> None:
     by_name = {c.name: c for c in review.frontier.candidates}
     rows = [r for r in (review.validation or {}).get("rows", []) if r["metric"] == key and r["design"] in by_name]
     for row in rows:
-        loss = by_name[row["design"]].loss
-        axes.plot([scale * row["predicted"], scale * row["measured"]], [loss, loss], color=INK, lw=1)
+        y = height(by_name[row["design"]])
+        axes.plot([scale * row["predicted"], scale * row["measured"]], [y, y], color=INK, lw=1)
     if rows:
-        axes.plot([scale * r["measured"] for r in rows], [by_name[r["design"]].loss for r in rows], ls="", marker="x", ms=6, color=INK,
+        axes.plot([scale * r["measured"] for r in rows], [height(by_name[r["design"]]) for r in rows], ls="", marker="x", ms=6, color=INK,
                   label=f"measured ({len(rows)})")  # fmt: skip
 
 
@@ -264,7 +274,7 @@ def _name_points(axes: Any, points: list[tuple[str, float, float]]) -> None:
 
 
 def draw_parallel(review: Review) -> Figure | None:
-    """Parallel coordinates of the frontier, coloured by loss; None where fewer than two designs or axes differ."""
+    """Parallel coordinates of the frontier, coloured by loss (or the first cost); None where fewer than two designs or axes differ."""
     from codesign.report.parallel_section import varying_axes
 
     designs = review.frontier.candidates
@@ -274,7 +284,8 @@ def draw_parallel(review: Review) -> Figure | None:
     figure, axes = new_figure(11.0, 5.0)
     from matplotlib import colormaps
 
-    losses = [c.loss for c in designs]
+    shade_key = review.shade_key
+    losses = [c.loss if shade_key == "loss" else c.values[shade_key] for c in designs]
     low, high = min(losses), max(losses)
     columns = [[float(read(c)) for c in designs] for _, _, read in axes_of]
     spans = [(min(column), max(column)) for column in columns]
@@ -292,7 +303,11 @@ def draw_parallel(review: Review) -> Figure | None:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_title(f"{_title(review)}: the {len(designs)} designs of the frontier, dark: low loss", fontsize=10, pad=26)
+    axes.set_title(
+        f"{_title(review)}: the {len(designs)} designs of the frontier, dark: low {'loss' if shade_key == 'loss' else METRICS[shade_key][0]}",
+        fontsize=10,
+        pad=26,
+    )
     return figure
 
 

@@ -11,9 +11,12 @@ from codesign.search import Frontier
 from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
 
 __all__ = [
+    "COST_KEYS",
     "FILTERS",
     "MARKS",
     "METRICS",
+    "SCALES",
+    "SIZE_KEY",
     "arch_text",
     "family_text",
     "ffn_text",
@@ -41,10 +44,25 @@ METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "power_W": ("mean power", format_power),
     "params": ("parameters", format_count),
     "params_active": ("active parameters", format_count),
+    "params_active_nonembedding": ("active parameters without embeddings", format_count),
     "weights_B": ("weights", format_bytes),
     "kv_B": ("KV cache", format_bytes),
     "workspace_B": ("activations", format_bytes),
 }
+
+#: The metric of the objective size.
+SIZE_KEY = "params_active_nonembedding"
+
+#: Objective that is a cost to the metric that it reads.
+COST_KEYS = {
+    "latency": "latency_s", "ttft": "ttft_s", "e2e": "e2e_s", "memory": "memory_B", "energy": "energy_J", "params": "params",
+}  # fmt: skip
+
+#: Metric to the factor and unit that it is drawn in.
+SCALES = {
+    "latency_s": (1e3, "ms"), "ttft_s": (1e3, "ms"), "e2e_s": (1.0, "s"), "memory_B": (1e-9, "GB"), "energy_J": (1e3, "mJ"),
+    "params": (1e-6, "M"), "params_active": (1e-6, "M"), "params_active_nonembedding": (1e-6, "M"),
+}  # fmt: skip
 
 _RECURRENCES = {"mamba1": "Mamba", "mamba2": "Mamba-2", "gdn": "gated delta", "mlstm": "mLSTM", "conv": "convolution"}
 
@@ -65,7 +83,7 @@ MARKS: dict[str, tuple[str, str]] = {
         "U",
         "FFN widths or heads differ from layer to layer: as the mean layer; trained models show no difference at equal totals",
     ),
-    "unpriced:latent": ("$L", "latent attention: no data at hand tells its loss, shown as that of full attention"),
+    "unpriced:latent": ("$L", "latent attention: no data at hand tells its loss, compared on cost alone"),
     "unpriced:shared_kv": ("$K", "keys and values shared between layers: no data at hand tells the loss"),
     "unpriced:looped": ("$O", "looped layers: no data at hand tells the loss"),
     "unpriced:shared_blocks": ("$B", "shared blocks: no data at hand tells the loss"),

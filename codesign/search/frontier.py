@@ -11,6 +11,7 @@ from typing import Any
 
 from codesign.architecture import Architecture
 from codesign.errors import SchemaError, SpecError
+from codesign.predictors.priors import UNPRICED_SHAPES
 
 __all__ = ["Baseline", "Candidate", "Frontier", "Gap", "frontier_schema", "read_frontier"]
 
@@ -39,6 +40,11 @@ class Candidate:
     p_budget: float = 1.0
     p_front: float = 1.0
     marks: tuple[str, ...] = ()
+
+    @property
+    def loss_known(self) -> bool:
+        """Whether any data at hand tells the loss of this shape; where not, `loss` is that of full attention of the same size."""
+        return not any(f"unpriced:{name}" in self.marks for name in UNPRICED_SHAPES)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -25,7 +25,9 @@ __all__ = ["OBJECTIVES", "Evaluation", "LossModel", "Problem", "metric", "metric
 
 Array = NDArray[np.float64]
 
-OBJECTIVES = ("loss", "latency", "ttft", "e2e", "memory", "energy", "params")
+#: What can be minimised, but size: active parameters without embeddings, of which there should be many. It stands in for the loss where
+#: no data at hand tells it.
+OBJECTIVES = ("loss", "latency", "ttft", "e2e", "memory", "energy", "params", "size")
 _Z90 = NormalDist().inv_cdf(0.95)
 
 
@@ -68,6 +70,8 @@ def metric(name: str, arch: ArchitectureLike, estimate: Estimate) -> Any:
         "energy": estimate.energy_J,
         "power": estimate.power_W,
     }
+    if name == "size":
+        return arch.params_active_nonembedding
     return arch.params_total if name == "params" else values[name]
 
 
@@ -91,7 +95,7 @@ def metric_log_sd(name: str, rates: Rates, energy_log: float = 0.0, beyond: bool
 class Evaluation:
     """Objectives of the feasible points of a batch.
 
-    index: linear indices (m,); objectives: (m, k), all to be minimised; n_valid: possible architectures evaluated;
+    index: linear indices (m,); objectives: (m, k), all to be minimised (size with its sign changed); n_valid: possible architectures evaluated;
     n_feasible: those that meet the budget, m of them.
     """
 
@@ -145,7 +149,7 @@ class Problem:
         if dark and "loss" in self.objectives:
             raise SpecError(
                 f"no data at hand tells the loss of mixer {', '.join(dark)}: compare it on cost alone, with --objectives "
-                "latency,memory or another pair without loss, or leave it out"
+                "size,latency (the most active parameters in the least time) or another pair without loss, or leave it out"
             )
         if len(self.space.axes["vocab_size"]) > 1:
             raise SpecError(
@@ -158,6 +162,11 @@ class Problem:
             raise SpecError(
                 "no power model for this device (its TDP is unknown): drop --energy, --power and the energy objective"
             )
+
+    @property
+    def loss_known(self) -> bool:
+        """Whether data at hand tells the loss of every mixer of the space."""
+        return not any(parse_mixer(text).kind in COST_ONLY for text in self.space.axes["mixer"])
 
     def precision(self, name: str) -> Precision:
         """A precision of the space."""
@@ -254,6 +263,7 @@ class Problem:
         columns = []
         for name in self.objectives:
             value = self.loss(arch, form) if name == "loss" else metric(name, arch, estimate)
+            value = -value if name == "size" else value
             columns.append(np.broadcast_to(value, shape).reshape(-1)[chosen])
         linear = chosen + index if np.ndim(index) == 0 else np.asarray(index)[chosen]
         return Evaluation(index=linear.astype(np.int64), objectives=np.stack(columns, axis=1),

@@ -146,6 +146,9 @@ def _front_probabilities(
         if kind == "loss":
             columns.append(np.array([c.loss for c in candidates]) + deviations)
             continue
+        if kind == "size":
+            columns.append(np.tile([-c.values["params_active_nonembedding"] for c in candidates], (SAMPLES, 1)))
+            continue
         key = next(key for key, name in _VALUES if name == kind)
         value = np.array([c.values[key] for c in candidates])
         sd = np.array([_own_log_sd(problem, c, kind) for c in candidates])
@@ -182,7 +185,7 @@ def compare(problem: Problem, name: str, arch: Architecture, precision: str, fro
 
     Latency here is the first time among the objectives (per token, of the request, or to the first token): in that the
     frontier is complete. At its latency: the lowest loss among candidates that are not slower. At its loss: the fastest candidate that is not
-    worse. Either may not exist.
+    worse. Either may not exist; neither does where no data at hand tells the loss of the model, or of the designs.
 
     Raises:
         SpecError: its vocabulary differs from the space's (losses per token would not compare).
@@ -190,8 +193,9 @@ def compare(problem: Problem, name: str, arch: Architecture, precision: str, fro
     check_vocabulary(problem, name, arch)
     base = replace(_candidates(problem, precision, [arch])[0], name=name)
     key = _time_key(problem)
-    not_slower = [c for c in frontier if c.values[key] <= base.values[key]]
-    not_worse = [c for c in frontier if c.loss <= base.loss]
+    told = [c for c in frontier if c.loss_known] if base.loss_known else []
+    not_slower = [c for c in told if c.values[key] <= base.values[key]]
+    not_worse = [c for c in told if c.loss <= base.loss]
     at_latency = min(not_slower, key=lambda c: c.loss, default=None)
     at_loss = min(not_worse, key=lambda c: c.values[key], default=None)
     return Baseline(

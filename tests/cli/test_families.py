@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -68,6 +69,46 @@ def test_families_without_a_loss_are_compared_on_cost(tmp_path: Path) -> None:
     good = codesign(tmp_path, "search", *ORIN, "--space", "s.toml", "--families", "dense,mla,shared,looped", "--objectives", "latency,memory",
                     "--out", "run", "--no-plot", "--allow-extrapolation")  # fmt: skip
     assert good.returncode == 0, good.stderr
+
+    assert "–" in good.stdout and "$" in good.stdout
+    rows = list(csv.DictReader((tmp_path / "run" / "frontier.csv").open()))
+    dark = [row for row in rows if "unpriced:" in row["marks"]]
+    assert dark and all(row[key] == "" for row in dark for key in ("loss", "loss_std", "loss_low90", "loss_high90"))
+    assert all(row["loss"] for row in rows if row not in dark)
+    page = codesign(tmp_path, "report", "run", "--no-pictures")
+    assert page.returncode == 0, page.stderr
+    assert "this run compares cost alone" in (tmp_path / "run" / "report.html").read_text()
+    both = codesign(
+        tmp_path,
+        "search",
+        *ORIN,
+        "--space",
+        "s.toml",
+        "--families",
+        "dense",
+        "--out",
+        "dense",
+        "--no-plot",
+        "--allow-extrapolation",
+    )
+    assert both.returncode == 0, both.stderr
+    refused = codesign(tmp_path, "compare", "run", "dense")
+    assert (
+        refused.returncode == 2
+        and f"{len(dark)} of {len(rows)} designs of run have no predicted loss" in refused.stderr
+    )
+
+
+def test_the_largest_design_in_the_least_time(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(SPACE)
+    done = codesign(tmp_path, "search", *ORIN, "--space", "s.toml", "--families", "dense,shared", "--objectives", "size,latency", "--out", "run",
+                    "--allow-extrapolation")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = frontier(tmp_path / "run" / "frontier.jsonl")[2]
+    sizes = [row["values"]["params_active_nonembedding"] for row in rows]
+    times = [row["values"]["latency_s"] for row in rows]
+    assert len(rows) > 2 and sizes == sorted(sizes) and times == sorted(times)
+    assert (tmp_path / "run" / "pareto.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

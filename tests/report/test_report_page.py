@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from review_pages import EXAMPLE, ROOT, Opened, write_report
+from small_runs import problem, write_small
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from report_page import many  # noqa: E402
 
 from codesign.errors import SpecError  # noqa: E402
-from codesign.report.page import SECTIONS, write_page  # noqa: E402
+from codesign.report.page import SECTIONS, sections_of, write_page  # noqa: E402
 from codesign.report.review import load_review  # noqa: E402
 from codesign.report.section import column, significant  # noqa: E402
 from codesign.report.static_pictures import write_pictures  # noqa: E402
@@ -133,6 +134,30 @@ def test_one_design_only(opened: Callable[..., Opened], tmp_path: Path) -> None:
     found = opened(write_report(run, tmp_path / "one.html"))
     found.drawn("frontier-plot")
     assert "One design only" in found.page.locator("#parallel").inner_text()
+
+
+@pytest.mark.parametrize("objectives", [("latency", "memory"), ("size", "latency")])
+def test_a_run_without_losses_compares_costs(
+    objectives: tuple[str, ...], opened: Callable[..., Opened], tmp_path: Path
+) -> None:
+    axes = {"mixer": ("full", "mla:256", "shared:2"), "experts": ((0, 0),)}
+    run = write_small(tmp_path / "run", problem(objectives=objectives, axes=axes, allow_extrapolation=True))
+    review = load_review(run)
+    assert not review.loss_known and review.y_key == {"size": "params_active_nonembedding"}.get(
+        objectives[0], "memory_B"
+    )
+    assert any(not c.loss_known for c in review.frontier.candidates)
+    found = opened(write_report(run, tmp_path / "cost.html"))
+    found.drawn("frontier-plot")
+    text = found.page.locator("body").inner_text()
+    assert "No data at hand tells the loss of mla:256, shared:2: this run compares cost alone." in text
+    assert not found.page.locator("#regions").count() and not found.page.locator("#what-if").count()
+    dark = next(c for c in review.frontier.candidates if not c.loss_known)
+    assert found.page.evaluate(f"Number.isNaN(codesign.page.design('{dark.name}').values.loss)")
+    found.page.evaluate(f"codesign.page.select('{dark.name}')")
+    assert "not predicted" in found.page.locator("#frontier-details").inner_text()
+    found.unfold("#frontier-table-details", "#frontier-table")
+    assert write_pictures(review, tmp_path / "cost.html", sections_of(review))
 
 
 def test_pictures_are_written_as_png_and_svg(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 codesign.sections.frontier = (root, data, page) => {
   const { format, escape, designs, known } = page;
   const q = (id) => document.getElementById(`frontier-${id}`);
-  const state = { x: data.axes[0], y: "loss", intervals: true, known: true, measured: data.measured.length > 0, log: false };
+  const state = { x: data.axes[0], y: data.ys[0], intervals: true, known: true, measured: data.measured.length > 0, log: false };
   const many = designs.length > 1500;
   const mixed = designs.some((d) => d.arch.mixer);
   const flexible = (d) => d.arch.family;
@@ -44,7 +44,7 @@ codesign.sections.frontier = (root, data, page) => {
   const size = () => { const box = q("plot").getBoundingClientRect(); return [Math.max(box.width - 78, 100), Math.max(box.height - 106, 100)]; };
   function figure(t) {
     const { x, y } = state, traces = [];
-    const complete = data.complete.length === 1 && data.complete[0] === x;
+    const complete = data.complete.length === 1 && data.complete[0] === x && (y === "loss" || y === "perplexity");
     const sorted = designs.slice().sort((a, b) => value(a, x) - value(b, x));
     if (state.intervals && complete && sorted.length > 1) {
       const xs = sorted.map((d) => value(d, x)), soft = t.dark ? "rgba(79,169,221,.16)" : "rgba(0,114,178,.12)";
@@ -76,7 +76,7 @@ codesign.sections.frontier = (root, data, page) => {
         text: measured.map((m) => `<b>${escape(m.name)}</b> measured<br>${format.metric(metric, m.measured)}, predicted ${format.metric(metric, m.predicted)}<br>${m.inside ? "inside" : "outside"} the 90 % interval`),
         hovertemplate: "%{text}<extra></extra>", marker: { size: 9, symbol: "x-thin", color: t.ink, line: { width: 2, color: t.ink } } });
     }
-    const shownKnown = state.known ? known.filter((d) => x in d.values) : [];
+    const shownKnown = state.known ? known.filter((d) => x in d.values && Number.isFinite(d.values[y])) : [];
     const bound = data.budget[x] ?? (x === "memory_B" ? data.memory_B : undefined);
     const label = data.budget[x] ? `budget ${format.metric(x, bound)}` : `free on the device ${format.metric(x, bound)}`;
     const xs = designs.map((d) => value(d, x)), ys = designs.map((d) => value(d, y)), lows = designs.map((d) => end(d, y, "low"));
@@ -97,7 +97,7 @@ codesign.sections.frontier = (root, data, page) => {
       fixed.shapes.push({ type: "line", x0: edge, x1: edge, y0: 0, y1: 1, yref: "paper", line: { color: t.vermillion, width: 1.5, dash: "dash" } });
       fixed.annotations.push({ x: state.log ? Math.log10(edge) : edge, y: 1, yref: "paper", text: label, showarrow: false, xanchor: "right", yanchor: "top", textangle: -90, font: { color: t.vermillion, size: 12 } });
     }
-    return { data: traces, layout: { xaxis: { title: { text: axisTitle(x) }, type: state.log ? "log" : "linear", range }, yaxis: { title: { text: y === "loss" ? "predicted training loss, nats per token" : "predicted perplexity" }, range: [bottom - pad, top + pad] },
+    return { data: traces, layout: { xaxis: { title: { text: axisTitle(x) }, type: state.log ? "log" : "linear", range }, yaxis: { title: { text: y === "loss" ? "predicted training loss, nats per token" : y === "perplexity" ? "predicted perplexity" : axisTitle(y) }, range: [bottom - pad, top + pad] },
       ...marked(t), legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5 } }, margin: { l: 62, r: 16, t: 56, b: 50 }, uirevision: `${x}${y}${state.log}` } };
   }
   /** Ring, intervals and name of the chosen design, and the budget: moved without drawing the points again. */
@@ -113,7 +113,7 @@ codesign.sections.frontier = (root, data, page) => {
     return { shapes: [...fixed.shapes, ...shapes], annotations: [...fixed.annotations, name] };
   }
   const element = q("plot");
-  const chart = page.plot(element, figure, { label: `Frontier: predicted loss against ${page.metricTitle(state.x)} of ${designs.length} designs, with ${known.length} known models. Arrow keys move along the designs; a table follows.` });
+  const chart = page.plot(element, figure, { label: `Frontier: ${page.metricTitle(state.y)} against ${page.metricTitle(state.x)} of ${designs.length} designs, with ${known.length} known models. Arrow keys move along the designs; a table follows.` });
   element.setAttribute("role", "group");
   element.setAttribute("aria-describedby", "frontier-hint");
   chart.on("plotly_click", (event) => { const name = event.points.map((p) => p.customdata).find((n) => typeof n === "string"); if (name) page.select(name); });
@@ -157,7 +157,7 @@ codesign.sections.frontier = (root, data, page) => {
   }
   function details(design) {
     const a = design.arch, panel = q("details");
-    const pair = (key) => key in design.values ? `<dt>${escape(page.metricTitle(key).replace(", nats per token", ""))}</dt><dd>${format.metric(key, design.values[key])}${design.low[key] !== undefined ? `<span class="range">90 %: ${format.metric(key, design.low[key])} to ${format.metric(key, design.high[key])}</span>` : ""}</dd>` : "";
+    const pair = (key) => Number.isNaN(design.values[key]) ? `<dt>${escape(page.metricTitle(key).replace(", nats per token", ""))}</dt><dd>not predicted</dd>` : key in design.values ? `<dt>${escape(page.metricTitle(key).replace(", nats per token", ""))}</dt><dd>${format.metric(key, design.values[key])}${design.low[key] !== undefined ? `<span class="range">90 %: ${format.metric(key, design.low[key])} to ${format.metric(key, design.high[key])}</span>` : ""}</dd>` : "";
     const parts = ["weights_B", "kv_B", "workspace_B"].filter((k) => k in design.values).map((k) => `${page.metricTitle(k)} ${format.bytes(design.values[k])}`).join(", ");
     const marks = design.marks.map((m) => data.marks[m] ?? [m, m]).map(([letter, text]) => `<li><strong>${escape(letter)}</strong> ${escape(text)}</li>`).join("");
     const text = page.config(design);
@@ -214,7 +214,7 @@ codesign.sections.frontier = (root, data, page) => {
     ...(mixed ? [{ title: "mixers", left: true, text: (d) => d.arch.mixer || "attention" }] : []),
     metricColumn("params", "parameters"), metricColumn("params_active", "active"), metricColumn("latency_s", "a token"), metricColumn("ttft_s", "first token"), metricColumn("memory_B", "memory"),
     ...(designs.some((d) => "energy_J" in d.values) ? [metricColumn("energy_J", "energy")] : []),
-    { title: "loss", value: (d) => d.loss, text: (d) => `${d.loss.toFixed(3)} ± ${((d.high.loss - d.low.loss) / 2).toFixed(3)}` }, metricColumn("perplexity", "perplexity"),
+    { title: "loss", value: (d) => d.loss, text: (d) => (Number.isFinite(d.loss) ? `${d.loss.toFixed(3)} ± ${((d.high.loss - d.low.loss) / 2).toFixed(3)}` : "–") }, metricColumn("perplexity", "perplexity"),
     { title: "in budget", value: (d) => d.p_budget, text: (d) => format.percent(d.p_budget) },
     { title: "marks", left: true, text: (d) => d.marks.filter((m) => m !== "prior:vocab").map((m) => (data.marks[m] ?? [m])[0]).join(" ") },
     ...(isKnown ? [{ title: "changed", left: true, text: (d) => d.note || "" }] : []),

@@ -42,8 +42,8 @@ window.codesign = (() => {
     const arch = read("arch"), values = read("values"), down = read("down"), up = read("up");
     const pick = (group, i) => { const o = {}; for (const k in group) if (group[k][i] !== null) o[k] = group[k][i]; return o; };
     for (let i = 0; i < n; i++) {
-      const d = { index: i, name: columns.name[i], precision: columns.precision[i], arch: pick(arch, i), loss: columns.loss[i],
-        values: pick(values, i), low: { loss: columns.loss_low[i] }, high: { loss: columns.loss_high[i] },
+      const d = { index: i, name: columns.name[i], precision: columns.precision[i], arch: pick(arch, i), loss: columns.loss[i] ?? NaN,
+        values: pick(values, i), low: { loss: columns.loss_low[i] ?? NaN }, high: { loss: columns.loss_high[i] ?? NaN },
         p_budget: columns.p_budget[i], p_front: columns.p_front[i], marks: packed.marks.names.filter((_, k) => Math.floor(bits[i] / 2 ** k) % 2) };
       for (const k in down) if (down[k][i] !== null) { d.low[k] = d.values[k] * down[k][i]; d.high[k] = d.values[k] * up[k][i]; }
       d.values.loss = d.loss;
@@ -118,10 +118,10 @@ window.codesign = (() => {
   };
   const TITLES = { loss: "training loss, nats per token", perplexity: "perplexity", latency_s: "time per generated token",
     ttft_s: "time to first token", e2e_s: "whole request", memory_B: "peak memory", energy_J: "energy per generated token",
-    power_W: "mean power", params: "parameters", params_active: "active parameters", weights_B: "weights", kv_B: "KV cache",
+    power_W: "mean power", params: "parameters", params_active: "active parameters", params_active_nonembedding: "active parameters without embeddings", weights_B: "weights", kv_B: "KV cache",
     workspace_B: "activations" };
   const SCALES = { latency_s: [1e3, "ms"], ttft_s: [1e3, "ms"], e2e_s: [1, "s"], memory_B: [1e-9, "GB"], energy_J: [1e3, "mJ"],
-    power_W: [1, "W"], params: [1e-6, "M"], params_active: [1e-6, "M"] };
+    power_W: [1, "W"], params: [1e-6, "M"], params_active: [1e-6, "M"], params_active_nonembedding: [1e-6, "M"] };
   const metricTitle = (key) => TITLES[key] ?? key;
   /** The factor and unit that a metric is drawn in. */
   const metricScale = (key) => SCALES[key] ?? [1, ""];
@@ -224,7 +224,7 @@ window.codesign = (() => {
       if (!design) return;
       page.selected = name;
       for (const fn of selectListeners) fn(design);
-      page.announce(`${name} chosen: ${archText(design.arch)}, loss ${format.metric("loss", design.loss)}`);
+      page.announce(`${name} chosen: ${archText(design.arch)}, ${Number.isFinite(design.loss) ? `loss ${format.metric("loss", design.loss)}` : "loss not predicted"}`);
       if (scroll) byId("frontier")?.scrollIntoView({ block: "start" });
     },
     onSelect(fn) { selectListeners.push(fn); if (page.selected) fn(names.get(page.selected)); },

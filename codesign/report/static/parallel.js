@@ -25,7 +25,7 @@ codesign.sections.parallel = (root, data, page) => {
   }
 
   function figure(t) {
-    const losses = designs.map((d) => d.loss), [low, high] = spread(losses);
+    const losses = designs.map((d) => (data.shade === "loss" ? d.loss : d.values[data.shade])), [low, high] = spread(losses);
     const chosen = page.selected && designs.length <= 500 ? designs.findIndex((d) => d.name === page.selected) : -1;
     const span = high - low || 1;
     const scale = t.dark ? [[0, "#A6DCFF"], [0.25, "#5E93BC"], [0.5, "#3C5A78"], [0.5001, "#FF7A1F"], [1, "#FF7A1F"]] : [[0, "#00204D"], [0.25, "#5C6D8C"], [0.5, "#C9C26B"], [0.5001, "#D55E00"], [1, "#D55E00"]];

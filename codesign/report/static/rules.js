@@ -78,7 +78,7 @@ codesign.sections.rules = (root, data, page) => {
     { title: "rank correlation", text: (r) => (r.rank === null ? "–" : r.rank.toFixed(2)), value: (r) => r.rank ?? NaN },
     { title: "exponent (90 %)", text: (r) => (r.law ? `${r.law[1].toFixed(2)} (${r.law[2].toFixed(2)} to ${r.law[3].toFixed(2)})` : "–"), value: (r) => (r.law ? r.law[1] : NaN) },
     { title: "explains", text: (r) => (r.law ? format.percent(Math.max(r.law[4], 0)) : "–"), value: (r) => (r.law ? r.law[4] : NaN) },
-    { title: "best at the budget", text: (r) => String(short(r.held.reduce((a, b) => ((b[1] ?? Infinity) < (a[1] ?? Infinity) ? b : a))[0])) },
+    { title: "best at the budget", text: (r) => String(short(r.held.reduce((a, b) => ((b[1] ?? Infinity) < (a[1] ?? Infinity) ? b : a), ["–", null])[0])) },
     { title: "worst value costs, nats", text: (r) => (Number.isFinite(worst(r)) ? worst(r).toFixed(3) : "–"), value: worst },
     { title: "values offered", text: (r) => String(r.offered.length), value: (r) => r.offered.length },
   ], rules, { caption: `Each axis along the frontier (cost: ${page.metricTitle(data.cost)}) and at the budget` });
