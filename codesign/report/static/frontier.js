@@ -82,7 +82,8 @@ codesign.sections.frontier = (root, data, page) => {
     const xs = designs.map((d) => value(d, x)), ys = designs.map((d) => value(d, y)), lows = designs.map((d) => end(d, y, "low"));
     const edge = bound && bound * scale < 4 * Math.max(...xs) ? bound * scale : 0;
     const low = Math.min(...xs), high = Math.max(...xs, edge);
-    const range = state.log ? [Math.log10(low * 0.85), Math.log10(high * 1.3)] : [Math.max(0, low - 0.08 * (high - low)), high + 0.14 * (high - low)];
+    const wide = high - low || high;  // one design, and a budget far away
+    const range = state.log ? [Math.log10(low * 0.85), Math.log10(high * 1.3)] : [Math.max(0, low - 0.08 * wide), high + 0.14 * wide];
     const near = shownKnown.filter((d) => value(d, x) <= (state.log ? 10 ** range[1] : range[1])).map((d) => value(d, y));
     const bottom = Math.min(...lows, ...near), top = Math.max(...ys, ...near), pad = 0.05 * (top - bottom || 1);
     const along = (v) => (state.log ? Math.log10(v) : v), [width, height] = size();
