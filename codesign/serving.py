@@ -62,6 +62,28 @@ class Serving:
         """The options that are not at their defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
+    def check(self, *, latent: bool, attention: bool, whose: str) -> None:
+        """Refuse options that change nothing.
+
+        Args:
+            latent, attention: whether there are layers of these. whose: such as "this model".
+
+        Raises:
+            SpecError: an option for layers that there are not, or one that only goes with another.
+        """
+        given = self.changes()
+        for name, goes_with in (("kv_observers", "kv_budget_tokens"), ("index_heads", "sparse_tokens"), ("d_index", "sparse_tokens"),
+                                ("index_bits", "sparse_tokens"), ("index_share", "sparse_tokens")):  # fmt: skip
+            if name in given and goes_with not in given:
+                raise SpecError(
+                    f"--serving {_option(name)} does nothing without {_option(goes_with)}; give both, or leave it out"
+                )
+        for name, has, what in (("latent", latent, "latent attention"), ("kv_budget_tokens", attention, "attention"), ("sparse_tokens", attention, "attention")):  # fmt: skip
+            if name in given and not has:
+                raise SpecError(
+                    f"--serving {_option(name)}={given[name]} does nothing: {whose} has no {what}; leave it out"
+                )
+
     def kept_tokens(self, prompt: int) -> int:
         """Tokens of a prompt that stay in the cache of a layer without a window."""
         return min(prompt, self.kv_budget_tokens) if self.kv_budget_tokens else prompt
@@ -69,3 +91,7 @@ class Serving:
     def attended(self, context: float) -> float:
         """Cached tokens that one query reads, of those there are."""
         return min(context, float(self.sparse_tokens)) if self.sparse_tokens else context
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

@@ -24,9 +24,9 @@ def console() -> Console:
             raise BrokenPipeError
 
     if sys.stdout.isatty():
-        return Piped(highlight=False)
+        return Piped(highlight=False, emoji=False)
     width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else 140
-    return Piped(highlight=False, no_color=True, width=width)
+    return Piped(highlight=False, emoji=False, no_color=True, width=width)
 
 
 def writable_folder(out: str | None, usual: str) -> Path:

@@ -110,6 +110,7 @@ def predict(
     from codesign.hf_config import read_config
     from codesign.predictors import load_law
     from codesign.roofline.cost import RooflineModel
+    from codesign.search.api import measured_spans
     from codesign.units import parse_count
     from codesign.workload import parse_precision
 
@@ -118,12 +119,14 @@ def predict(
     engine_name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, form)
     workload = workload_of(prompt, generate, batch, serving)
     arch = read_config(model)
+    workload.serving.check(latent=bool(arch.kv_rank), attention=bool(arch.n_attention_layers), whose="this model")
     cost = RooflineModel.of(chosen, fits.rates(chosen, engine_name, form, batch, workload))
     law = load_law(loss_law)
     trained = parse_count(tokens, "--tokens") if tokens else getattr(law, "training_tokens", None) or 10e9
     if trained < 1:
         raise SpecError(f"--tokens '{tokens}' is less than one token; write for example 10B")
-    result = _one(arch, cost, workload, form, law, trained)
+    spans = measured_spans(fits, chosen, engine_name, form.name, batch)
+    result = _one(arch, cost, workload, form, law, trained, spans)
     result |= {"model": model, "device": chosen.name, "power_mode": chosen.power_mode, "engine": engine_name, "precision": form.name,
                "tokens": trained, "law": law.name}  # fmt: skip
     if draft is not None:
@@ -170,19 +173,28 @@ def predict(
         _print_breakdown(phase, operators)
 
 
-def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tokens: float) -> dict[str, Any]:
+def _one(
+    arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tokens: float, spans: Any
+) -> dict[str, Any]:  # fmt: skip
     """Every figure of one model, with 90 % intervals; what is unknown is None."""
     import math
 
     import numpy as np
 
-    from codesign.predictors.priors import unpriced
-    from codesign.predictors.quantisation import quantisation_penalty, unpriced_bits
+    from codesign.architecture import ArchitectureBatch
+    from codesign.predictors.priors import UNPRICED_SHAPES
+    from codesign.predictors.quantisation import quantisation_penalty
+    from codesign.report.words import mark_text
+    from codesign.search.marks import design_marks, latency_flags
     from codesign.search.problem import metric, metric_log_sd
 
     estimate = cost.estimate(arch, workload, form)
     energy_log = cost.power.interval_log if cost.power else 0.0
-    beyond = _beyond(arch, cost)
+    marks = design_marks(
+        ArchitectureBatch.of([arch]), (1,), law=law, tokens=tokens, precision=form, serving=workload.serving, priced=law.name != "paper",
+        latency=latency_flags(arch, spans, cost.rates),
+    )[0]  # fmt: skip
+    beyond = [mark for mark in marks if mark.startswith("latency:")]
     result: dict[str, Any] = {
         "recurrent": bool(arch.n_recurrent_layers),
         "params": int(arch.params_total),
@@ -202,28 +214,13 @@ def _one(arch: Any, cost: RooflineModel, workload: Any, form: Any, law: Any, tok
     if law.name != "paper":
         shift, spread_q = quantisation_penalty(arch.params_active_nonembedding, tokens, form)
         mean, std = mean + float(shift), math.hypot(std, float(spread_q))
-    result |= {"loss": mean, "loss_90": [mean - 1.645 * std, mean + 1.645 * std]}
-    result["outside"] = [
-        name for name, flag in law.outside(arch, tokens).items() if bool(np.any(flag)) and name != "vocab"
-    ]
-    result["beyond_measured"] = beyond
-    result["loss_not_predicted_for"] = list(unpriced(arch))
-    result["unpriced_bits"] = list(unpriced_bits(form))
-    result["priors"] = [name for name, flag in law.priors(arch).items() if bool(np.any(flag))]
+    known = not any(f"unpriced:{name}" in marks for name in UNPRICED_SHAPES)
+    result |= {
+        "loss": mean if known else None,
+        "loss_90": [mean - 1.645 * std, mean + 1.645 * std] if known else None,
+    }
+    result["marks"] = {mark: mark_text(mark)[1] for mark in marks}
     return result
-
-
-def _beyond(arch: Any, cost: RooflineModel) -> list[str]:
-    """In what the model lies outside of what the device's own calibration measured."""
-    from codesign.architecture import mixer_kind
-
-    terms = cost.rates.decode.terms
-    if terms is None:
-        return []
-    low, high = terms.span_params
-    found = [] if low <= arch.params_active <= high else ["size"]
-    found += ["experts"] if arch.n_experts and not terms.mixtures else []
-    return [*found, f"mixer {mixer_kind(arch)}"] if mixer_kind(arch) not in terms.mixers else found
 
 
 def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
@@ -257,33 +254,25 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
                  f"the device has {format_bytes(cost.device.memory_usable_B)} free" + ("" if result["fits_memory"] else ": DOES NOT FIT"))  # fmt: skip
     line("energy per token", "energy_J", lambda v: format_energy(v, 2))
     line("mean power", "power_W", lambda v: format_power(v, 2))
-    low, high = result["loss_90"]
-    screen.print(
-        f"  {'loss':<22} {result['loss']:.3f} nats per token after {format_count(result['tokens'])} tokens   90 %: {low:.3f} to {high:.3f}"
-    )
-    screen.print(f"  law: {law.summary()}")
-    if result["outside"]:
-        screen.print(f"  outside the range of the law's data: {', '.join(result['outside'])}")
-    if result["loss_not_predicted_for"]:
-        names = ", ".join(mark_text(f"unpriced:{name}")[1].split(":")[0] for name in result["loss_not_predicted_for"])
+    if result["loss"] is not None:
+        low, high = result["loss_90"]
         screen.print(
-            f"  no data at hand tells the loss of {names}: this is the loss of full attention of the same size"
+            f"  {'loss':<22} {result['loss']:.3f} nats per token after {format_count(result['tokens'])} tokens   90 %: {low:.3f} to {high:.3f}"
         )
-    for name in result["unpriced_bits"]:
-        screen.print(f"  {mark_text(f'unpriced:{name}')[1]}")
-    if result["priors"]:
-        screen.print(f"  labelled priors act: {', '.join(result['priors'])}")
+        screen.print(f"  law: {law.summary()}")
+    else:
+        screen.print(f"  {'loss':<22} not predicted (see the marks)")
+    beyond = any(mark.startswith("latency:") for mark in result["marks"])
     for phase in ("decode", "prefill"):
         rates = cost.rates.of(phase)
+        unlike = ", of other models: see the marks" if beyond and rates.n_rows else ""
         screen.print(
-            f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows); 90 % interval: times or divided by {math.exp(rates.interval_log):.2f}"
-        )
-    if result["beyond_measured"]:
-        screen.print(
-            f"  not measured on this device: models of this {' or with '.join(result['beyond_measured'])}; the interval is wider"
+            f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows{unlike}); 90 % interval: times or divided by {math.exp(rates.interval_log):.2f}"
         )
     if cost.power is not None:
         screen.print(f"  energy: {cost.power.source.split(';')[0]}")
+    for mark in result["marks"]:
+        screen.print(f"  mark {mark_text(mark)[0]}: {mark_text(mark)[1]}")
 
 
 def _print_speculation(s: dict[str, Any]) -> None:

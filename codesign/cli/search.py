@@ -188,7 +188,7 @@ def search(
     from codesign.roofline.calibration import load_calibration
     from codesign.search import build_problem, load_space
     from codesign.search import search as run_search
-    from codesign.search.mixers import family_axes
+    from codesign.search.mixers import family_axes, parse_mixer
     from codesign.workload import parse_precision
 
     budget = Budget(
@@ -221,8 +221,18 @@ def search(
     trained = units.parse_count(tokens, "--tokens") if tokens else getattr(law, "training_tokens", None) or 10e9
     designs = load_space(space, precisions, vocab_size)
     if families is not None:
+        if designs.axes["mixer"] != ("full",):
+            raise SpecError(
+                f"--families and the axis mixer of {space} ({', '.join(designs.axes['mixer'])}) both say what is searched: leave one out"
+            )
         experts, mixers = family_axes(parse_list([families]), designs.axes["experts"])
         designs = designs.with_axis("experts", experts).with_axis("mixer", mixers)
+    kinds = {parse_mixer(text) for text in designs.axes["mixer"]}
+    workload.serving.check(
+        latent=any(m.kind == "mla" for m in kinds),
+        attention=any(m.numbers[:1] != (0,) for m in kinds),
+        whose="the space",
+    )
     fits = load_calibration(Path(calibration) if calibration else None)
     first = parse_precision(str(designs.axes["precision"][0]))
     engine_name = resolve_engine(engine, chosen) if engine else fits.engine_for(chosen, first)

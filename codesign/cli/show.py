@@ -125,10 +125,15 @@ def _assumptions(frontier: Frontier) -> list[str]:
     import math
 
     from codesign.report.words import MARKS
+    from codesign.search.mixers import mixer_needs
     from codesign.units import format_count
 
     p = frontier.provenance
     lines = [p["certificate"]]
+    lines += [
+        f"mixer {mixer}: no design of this space can have it; it needs {mixer_needs(mixer)}"
+        for mixer in p.get("impossible_mixers", [])
+    ]
     for name, rates in p["rates"].items():
         d, f = rates["decode"], rates["prefill"]
         lines.append(
@@ -222,19 +227,26 @@ def _edges(frontier: Frontier) -> list[str]:
 
 def _baseline_lines(frontier: Frontier, baseline: Any) -> list[str]:
     from codesign.cli.common import perplexity
+    from codesign.report.words import mark_text
     from codesign.units import format_count
 
     c = baseline.candidate
     tokens = format_count(frontier.provenance["tokens"])
     low, high = (1e3 * v for v in c.intervals.get("latency_s", (c.values["latency_s"],) * 2))
+    loss = (
+        f"loss {c.loss:.3f} ± {1.645 * c.loss_std:.3f}, perplexity {perplexity(c.loss):.1f}"
+        if c.loss_known
+        else "loss not predicted"
+    )
     lines = [
         f"\n{c.name} ({format_count(c.values['params'])} parameters), scored by the same law at the same {tokens} training tokens: "
-        f"{1e3 * c.values['latency_s']:.1f} ms ({low:.1f}-{high:.1f}), loss {c.loss:.3f} ± {1.645 * c.loss_std:.3f}, "
-        f"perplexity {perplexity(c.loss):.1f}"
+        f"{1e3 * c.values['latency_s']:.1f} ms ({low:.1f}-{high:.1f}), {loss}"
     ]
-    outside = [mark.split(":")[1] for mark in c.marks if mark.startswith("outside:")]
-    if outside:
-        lines.append(f"  outside the range of the law's data: {', '.join(outside)}")
+    if c.marks:
+        lines.append("  its marks: " + "; ".join(": ".join(mark_text(mark)) for mark in c.marks))
+    if not c.loss_known or not any(d.loss_known for d in frontier.candidates):
+        lines.append("  nothing beside it: losses are not predicted")
+        return lines
     for name, gap in (("at its latency", baseline.at_latency), ("at its loss", baseline.at_loss)):
         if gap is None:
             lines.append(f"  {name}: nothing on this frontier (see the budget)")

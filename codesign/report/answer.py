@@ -159,5 +159,4 @@ def edges(review: Review) -> list[str]:
     return [
         f"{sitting} of {count} designs sit at the edge of the space ({names[name]} {edge:g}): a wider space may hold better ones."
         for name, edge, sitting in space_edges(review.frontier)
-        if edge or name != "experts"
     ]

@@ -94,6 +94,8 @@ MARKS: dict[str, tuple[str, str]] = {
     "unpriced:embedding_bits": ("$emb", "an embedding of fewer bits: no number at hand tells its cost in loss"),
     "unpriced:state_bits": ("$st", "a recurrent state of fewer bits: no number at hand tells its cost in loss"),
     "unpriced:activation_bits": ("$act", "inputs of products in 4 bits: no number at hand tells their cost in loss"),
+    "unpriced:kv_budget": ("$bud", "a KV cache cut to a budget: no number at hand tells its cost in loss"),
+    "unpriced:sparse": ("$spa", "attention to few of the cached tokens: no number at hand tells its cost in loss"),
     "latency:mixer_here": ("X", "no model with these mixers was measured on this device, engine and precision"),
     "latency:mixer": ("!X", "no model with these mixers was measured on this device"),
     "latency:size_here": ("S", "smaller or larger than any model measured on this device, engine and precision"),
@@ -133,6 +135,8 @@ def space_edges(frontier: Frontier) -> list[tuple[str, float, int]]:
     found = []
     for name, (values, used) in series.items():
         for edge in sorted({min(values), max(values)}) if len(set(values)) > 1 else ():
+            if name == "experts" and not edge:
+                continue  # no experts: the end of no scale
             count = sum(abs(value - edge) <= 0.02 * max(abs(edge), 1) for value in used)
             if 2 * count >= len(archs):
                 found.append((name, float(edge), count))

@@ -23,13 +23,15 @@ from codesign.roofline.rates import PhaseRates
 from codesign.search.enumerate import Progress, SearchResult, enumerate_space
 from codesign.search.evolve import evolve_space
 from codesign.search.frontier import Candidate, Frontier
+from codesign.search.marks import Spans
+from codesign.search.mixers import mixer_needs
 from codesign.search.problem import LossModel, Problem, metric
 from codesign.search.score import check_vocabulary, compare, score
 from codesign.search.space import DesignSpace
 from codesign.units import format_count
 from codesign.workload import PRECISIONS, Workload
 
-__all__ = ["EXACT_LIMIT", "build_problem", "search"]
+__all__ = ["EXACT_LIMIT", "build_problem", "measured_spans", "search"]
 
 #: Spaces up to this size are enumerated.
 EXACT_LIMIT = 100_000_000
@@ -72,7 +74,7 @@ def build_problem(
         allow_extrapolation=allow_extrapolation,
         quantisation_priced=getattr(law, "name", "") != "paper",
         latency_spans={
-            name: _spans(fits, device, engine, name, workload.batch_size) for name in space.axes["precision"]
+            name: measured_spans(fits, device, engine, name, workload.batch_size) for name in space.axes["precision"]
         },
         model_log_sd={
             phase: min([fits.of(phase).intervals[0], *(m.rates.of(phase).interval_log for m in models.values())]) / _Z90
@@ -81,9 +83,7 @@ def build_problem(
     )
 
 
-def _spans(
-    fits: Calibration, device: Device, engine: str, precision: str, batch_size: int
-) -> dict[str, tuple[float, float, bool]]:
+def measured_spans(fits: Calibration, device: Device, engine: str, precision: str, batch_size: int) -> Spans:
     """Sizes that were measured: with the device's own calibration, it alone counts, and any size may be extrapolated to
     (with the wider interval), but not to experts where none were measured.
     """
@@ -128,6 +128,10 @@ def search(
         raise SpecError(f"unknown solver '{solver}'; known: auto, exact, heuristic")
     for name, arch in (baselines or {}).items():
         check_vocabulary(problem, name, arch)
+    impossible = problem.space.impossible_mixers()
+    if len(impossible) == len(problem.space.axes["mixer"]):
+        needs = "; ".join(f"{mixer} needs {mixer_needs(mixer)}" for mixer in impossible)
+        raise InfeasibleError(f"no design of the space is possible: {needs}; widen --space or take other mixers")
     exact = solver == "exact" or (solver == "auto" and problem.space.size <= EXACT_LIMIT)
     if exact:
         result = enumerate_space(problem, workers=workers, state=state, on_progress=on_progress)
@@ -142,7 +146,11 @@ def search(
         compared.append(compare(problem, name, arch, str(problem.space.axes["precision"][0]), candidates))
     return Frontier(
         candidates=tuple(candidates),
-        provenance={**(provenance or {}), **_provenance(problem, result, seed)},
+        provenance={
+            **(provenance or {}),
+            **_provenance(problem, result, seed),
+            **({"impossible_mixers": list(impossible)} if impossible else {}),
+        },
         baselines=tuple(compared),
     )
 

@@ -29,7 +29,7 @@ from codesign.architecture import Architecture
 from codesign.errors import SpecError
 from codesign.search.experts import ExpertsValue
 
-__all__ = ["COST_ONLY", "FAMILIES", "Mixer", "family_axes", "mixer_of", "parse_mixer", "with_mixer"]
+__all__ = ["COST_ONLY", "FAMILIES", "Mixer", "family_axes", "mixer_needs", "mixer_of", "parse_mixer", "with_mixer"]
 
 #: Kind to the names of its numbers, each with its smallest and largest value.
 _NUMBERS: dict[str, tuple[tuple[str, int, int], ...]] = {
@@ -92,12 +92,33 @@ def parse_mixer(text: Any) -> Mixer:
         raise SpecError(f"axis 'mixer': '{text}' is not of the form {_form(kind)} with whole numbers")
     for (name, low, high), value in zip(wanted, numbers, strict=True):
         if not low <= value <= high or (name == "period" and value == 1):
-            raise SpecError(f"axis 'mixer': {name} {value} of '{text}' must be from {low} to {high}, and no period 1")
+            other = ", and not 1" if name == "period" and low == 0 else ""
+            raise SpecError(f"axis 'mixer': {name} {value} of '{text}' must be from {low} to {high}{other}")
     return Mixer(kind, tuple(numbers))
 
 
 def _form(kind: str) -> str:
     return ":".join([kind, *(name.upper() for name, _, _ in _NUMBERS[kind])])
+
+
+def mixer_needs(text: str) -> str:
+    """What a design must have for a mixer, in words.
+
+    Example:
+        >>> mixer_needs("mlstm:100")
+        'at least 100 layers and a width that its heads divide'
+    """
+    mixer = parse_mixer(text)
+    kind, n = mixer.kind, mixer.numbers
+    if kind == "window":
+        return f"at least {n[1]} layers"
+    if kind in RECURRENCES:
+        return f"at least {n[0]} layers and a width that its heads divide" if n[0] else "a width that its heads divide"
+    if kind == "mla":
+        return f"a width above {n[0]}"
+    if kind == "taper":
+        return f"a dense FFN wide enough to differ {n[0]} times"
+    return "heads that divide the width"
 
 
 def with_mixer(fields: dict[str, Any], mixer: Mixer, first: Any, multiple: int = 64) -> tuple[dict[str, Any], Any]:

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.architecture import ArchitectureLike, mixer_kind
+from codesign.architecture import ArchitectureLike
 from codesign.budget import Budget, metric_of_bound
 from codesign.errors import SpecError
 from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import Estimate, RooflineModel
 from codesign.roofline.rates import Rates
+from codesign.search.marks import Spans, latency_flags
 from codesign.search.mixers import COST_ONLY, parse_mixer
 from codesign.search.space import DesignSpace
 from codesign.workload import PRECISIONS, Precision, Workload
@@ -79,7 +80,7 @@ def metric_log_sd(name: str, rates: Rates, energy_log: float = 0.0, beyond: bool
     """Standard deviation of ln(quantity) under the calibration's interval: half-width of the 90 % interval / 1.645.
 
     e2e takes the wider phase; energy adds the power model's own in quadrature; memory and params are exact. `beyond`: for a
-    model smaller or larger than those that a device's own calibration measured.
+    model unlike those that a device's own calibration measured.
     """
     decode, prefill = (
         (max(r.interval_log, r.interval_beyond_log) if beyond else r.interval_log) / _Z90
@@ -136,7 +137,7 @@ class Problem:
     memory_B: float = math.inf
     allow_extrapolation: bool = False
     quantisation_priced: bool = True
-    latency_spans: Mapping[str, Mapping[str, tuple[float, float, bool]]] = field(default_factory=dict, hash=False)
+    latency_spans: Mapping[str, Spans] = field(default_factory=dict, hash=False)
     model_log_sd: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -175,7 +176,7 @@ class Problem:
     def limits(self, precision: str, beyond: bool = False) -> dict[str, float]:
         """Bound of each metric at this precision, tightened so that it holds with the budget's confidence.
 
-        `beyond`: for sizes that a device's own calibration did not measure, whose interval is wider.
+        `beyond`: for designs unlike what a device's own calibration measured, whose interval is wider.
         """
         z = NormalDist().inv_cdf(self.budget.confidence)
         model = self.models[precision]
@@ -203,26 +204,8 @@ class Problem:
         return mean, std
 
     def latency_outside(self, arch: ArchitectureLike, precision: str) -> dict[str, Any]:
-        """Which designs are smaller or larger (in active parameters) than what the calibration was fitted on: "size"
-        anywhere, "size_here" and "experts_here" on this device, engine and precision; "mixer": its mixer was not.
-        """
-        spans = self.latency_spans.get(precision, {})
-        flags: dict[str, Any] = {}
-        for where, suffix in (("anywhere", ""), ("here", "_here")):
-            if where in spans:
-                low, high, mixtures = spans[where]
-                active = arch.params_active
-                flags["size" + suffix] = (active < low) | (active > high)
-                if not mixtures:
-                    flags["experts" + suffix] = np.asarray(arch.n_experts) > 0
-        if (kind := mixer_kind(arch)) != "attention":
-            measured = self.models[precision].rates.decode.terms
-            other = np.asarray(arch.n_recurrent_layers) + np.asarray(arch.kv_rank) > 0
-            if measured is None or kind not in measured.mixers:
-                flags["mixer_here"] = other
-                if measured is not None:
-                    flags["mixer"] = other
-        return flags
+        """Which designs are unlike what was measured: `codesign.search.marks.latency_flags`."""
+        return latency_flags(arch, self.latency_spans.get(precision, {}), self.models[precision].rates)
 
     def in_range(self, arch: ArchitectureLike, precision: str) -> Any:
         """Mask of designs inside the range of the law's data in every dimension, and of the calibration's anywhere."""
@@ -250,7 +233,9 @@ class Problem:
         mask = np.broadcast_to(valid, shape)
         n_valid = int(mask.sum())
         near, far = self.limits(precision), self.limits(precision, beyond=True)
-        outside = self.latency_outside(arch, precision).get("size_here", False) if far != near else False
+        outside: Any = False
+        for flag in self.latency_outside(arch, precision).values() if far != near else ():
+            outside = outside | np.asarray(flag)
         for name, limit in near.items():
             if math.isfinite(limit):
                 mask = mask & (metric(name, arch, estimate) <= np.where(outside, far[name], limit))

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from codesign.architecture import Architecture, ArchitectureBatch, batch_key
 from codesign.budget import metric_of_bound
 from codesign.errors import SpecError
-from codesign.predictors.priors import unpriced
-from codesign.predictors.quantisation import quantisation_penalty, unpriced_bits
+from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import RooflineModel
 from codesign.search.frontier import Baseline, Candidate, Gap
+from codesign.search.marks import design_marks
 from codesign.search.problem import Problem, metric, metric_log_sd
 from codesign.workload import PRECISIONS
 
@@ -81,13 +81,16 @@ def _candidates(problem: Problem, precision: str, archs: Sequence[Architecture])
     }  # fmt: skip
     shape = (len(archs),)
     table = {key: np.broadcast_to(np.asarray(value, dtype=float), shape) for key, value in columns.items()}
-    marks = _marks(problem, batch, precision, shape)
+    marks = design_marks(
+        batch, shape, law=problem.law, tokens=problem.tokens, precision=form, serving=problem.workload.serving,
+        priced=problem.quantisation_priced, latency=problem.latency_outside(batch, precision),
+    )  # fmt: skip
     out = []
     for i, arch in enumerate(archs):
         values = {key: float(column[i]) for key, column in table.items() if math.isfinite(column[i])}
         loss, deviation = float(np.broadcast_to(mean, shape)[i]), float(np.broadcast_to(std, shape)[i])
         intervals = {"loss": (loss - _Z90 * deviation, loss + _Z90 * deviation)}
-        beyond = "latency:size_here" in marks[i]
+        beyond = any(mark.startswith("latency:") for mark in marks[i])
         intervals |= {k: (values[k] / s, values[k] * s) for k, s in spreads[beyond].items() if s > 1 and k in values}
         out.append(
             Candidate(
@@ -110,21 +113,6 @@ def _budget_probability(problem: Problem, model: RooflineModel, values: Mapping[
         elif value > bound:
             chance = 0.0
     return chance
-
-
-def _marks(problem: Problem, batch: ArchitectureBatch, precision: str, shape: tuple[int]) -> list[tuple[str, ...]]:
-    """Marks of each design: beyond the range of the law's or the calibration's data, and the priors that act."""
-    outside = {k: v for k, v in problem.law.outside(batch, problem.tokens).items() if k != "vocab"}
-    flags = {f"outside:{name}": flag for name, flag in outside.items()}
-    flags |= {f"prior:{name}": flag for name, flag in problem.law.priors(batch).items()}
-    if problem.quantisation_priced:
-        price = quantisation_penalty(batch.params_active_nonembedding, problem.tokens, PRECISIONS[precision])[0]
-        flags["prior:quantisation"] = np.asarray(price) > 0
-    flags |= {f"unpriced:{name}": flag for name, flag in unpriced(batch).items()}
-    flags |= {f"unpriced:{name}": np.True_ for name in unpriced_bits(PRECISIONS[precision])}
-    flags |= {f"latency:{name}": flag for name, flag in problem.latency_outside(batch, precision).items()}
-    table = {name: np.broadcast_to(flag, shape) for name, flag in flags.items()}
-    return [tuple(name for name, column in table.items() if column[i]) for i in range(shape[0])]
 
 
 def _front_probabilities(

@@ -255,6 +255,17 @@ class DesignSpace:
             broken = broken[~good]
         return points
 
+    def impossible_mixers(self) -> tuple[str, ...]:
+        """Mixers that no design of the space can have: too few layers for a period, a width below the rank, experts alone for a taper."""
+        deep = replace(
+            self, axes={**self.axes, "n_layers": (max(self.axes["n_layers"]),), "precision": self.axes["precision"][:1]}
+        )
+        return tuple(
+            mixer
+            for mixer in self.axes["mixer"]
+            if not any(block.valid.any() for block in deep.with_axis("mixer", (mixer,)).blocks())
+        )
+
     def coarser(self, limit: float) -> DesignSpace:
         """A subset whose size is at most `limit`: every second value of the longest axis is dropped in turn.
 

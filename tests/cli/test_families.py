@@ -119,6 +119,9 @@ def test_the_largest_design_in_the_least_time(tmp_path: Path) -> None:
         (("search", *ORIN, "--serving", "kv-budget=3"), "unknown serving option 'kv-budget'; known: latent, kv-budget-tokens"),
         (("search", *ORIN, "--serving", "sparse-tokens"), "--serving 'sparse-tokens' is not name=value"),
         (("search", *ORIN, "--precision", "w4a16+kv7"), "must be one or more of +kv, +head, +emb, +state"),
+        (("predict", "qwen3-8b", "--device", "orin", "--serving", "latent=expanded"), "does nothing: this model has no latent attention"),
+        (("predict", "qwen3-8b", "--device", "orin", "--serving", "index-share=2"), "index-share does nothing without sparse-tokens"),
+        (("search", *ORIN, "--families", "recurrent", "--serving", "kv-budget-tokens=64"), "does nothing: the space has no attention"),
         (("predict", "qwen3-8b", "--device", "orin", "--draft", "qwen3-0.6b"), "--draft needs --acceptance"),
         (("predict", "qwen3-8b", "--device", "orin", "--acceptance", "0.7"), "--acceptance goes with --draft"),
         (("predict", "qwen3-8b", "--device", "orin", "--tier", "flash=3GB/s"), "this model has none"),
@@ -137,8 +140,8 @@ def test_bad_input_gets_one_line_and_exit_code_2(tmp_path: Path, arguments: tupl
 
 
 def test_public_models_of_every_kind_are_predicted(tmp_path: Path) -> None:
-    for name, text in (("nemotron-h-4b", "KV cache and state"), ("deepseek-v2-lite", "no data at hand tells the loss of latent attention"),
-                       ("lfm2-700m", "no data at hand tells the loss of short convolutions"), ("xlstm-7b", "labelled priors act")):  # fmt: skip
+    for name, text in (("nemotron-h-4b", "KV cache and state"), ("deepseek-v2-lite", "latent attention: no data at hand tells its loss"),
+                       ("lfm2-700m", "short convolutions: no data at hand tells the loss"), ("xlstm-7b", "mark R: recurrent layers")):  # fmt: skip
         done = codesign(tmp_path, "predict", name, "--device", "thor")
         assert done.returncode == 0 and text in done.stdout, (name, done.stderr)
     done = codesign(
@@ -239,3 +242,46 @@ def test_composing_trains_reduces_and_grows(tmp_path: Path) -> None:
     assert again.returncode == 0 and again.stderr == ""  # nothing was left to train
     other = codesign(tmp_path, *arguments[:-2], "--out", "c", "--seed", "2")
     assert other.returncode == 2 and "is of a search with another seed" in other.stderr
+
+
+def space_of(tmp_path: Path, mixers: list[str]) -> tuple[str, ...]:
+    (tmp_path / "m.toml").write_text(
+        f"[axes]\nn_layers = [4, 8]\nd_model = [1024, 2048]\nmixer = {json.dumps(mixers)}\n"
+    )
+    return "--space", "m.toml"
+
+
+def test_mixers_that_no_design_can_have_are_named(tmp_path: Path) -> None:
+    given = ("search", *ORIN, "--allow-extrapolation", "--no-plot", "--out", "run")
+    done = codesign(tmp_path, *given, *space_of(tmp_path, ["full", "mlstm:100"]))
+    assert done.returncode == 0, done.stderr
+    assert "mixer mlstm:100: no design of this space can have it; it needs at least 100 layers" in done.stdout
+    none = codesign(tmp_path, *given, *space_of(tmp_path, ["mla:5000", "mlstm:100"]), "--objectives", "size,latency")
+    assert none.returncode in (2, 3) and "mla:5000 needs a width above 5000" in none.stderr
+    both = codesign(tmp_path, *given, *space_of(tmp_path, ["mlstm:4"]), "--families", "hybrid")
+    assert both.returncode == 2 and "both say what is searched" in both.stderr
+    zero = codesign(tmp_path, *given, *space_of(tmp_path, ["window:0:6"]))
+    assert zero.returncode == 2 and "must be from 1 to 1000000" in zero.stderr and "not 1" not in zero.stderr
+
+
+def test_predict_shows_the_marks_that_search_shows(tmp_path: Path) -> None:
+    shown = codesign(tmp_path, "predict", "deepseek-v2-lite", "--device", "orin", "--serving", "kv-budget-tokens=64")
+    assert shown.returncode == 0, shown.stderr
+    for text in (
+        "mark X: no model with these mixers",
+        "mark $L: latent attention",
+        "mark $bud: a KV cache cut to a budget",
+        "of other models",
+    ):
+        assert text in shown.stdout, text
+    assert "not predicted (see the marks)" in shown.stdout
+    done = codesign(tmp_path, "predict", "deepseek-v2-lite", "--device", "orin", "--json")
+    told = json.loads(done.stdout)
+    assert told["loss"] is None and {"latency:mixer_here", "unpriced:latent"} <= set(told["marks"])
+    small = json.loads(codesign(tmp_path, "predict", "qwen2.5-0.5b", "--device", "orin", "--json").stdout)
+    assert "latency:size_here" in small["marks"] and small["loss"] > 2
+    (tmp_path / "s.toml").write_text(SPACE)
+    found = codesign(tmp_path, "search", *ORIN, "--space", "s.toml", "--baseline", "qwen2.5-0.5b", "--serving", "sparse-tokens=256", "--out", "run",
+                     "--no-plot", "--allow-extrapolation")  # fmt: skip
+    assert "its marks: " in found.stdout and "$spa" in found.stdout
+    assert all("unpriced:sparse" in row["marks"] for row in frontier(tmp_path / "run" / "frontier.jsonl")[2])

@@ -155,7 +155,7 @@ def test_what_mixers_save() -> None:
     ("value", "message"),
     [
         ("mamba:4", "'mamba:4' is not a known mixer; known: full, window:TOKENS:PERIOD"), ("gdn", "not of the form gdn:PERIOD"),
-        ("gdn:x", "with whole numbers"), ("gdn:²", "with whole numbers"), ("mamba2:1", "no period 1"), ("mla:4", "rank 4 of 'mla:4' must be from 8"), (4, "is not a text"),
+        ("gdn:x", "with whole numbers"), ("gdn:²", "with whole numbers"), ("mamba2:1", "and not 1"), ("mla:4", "rank 4 of 'mla:4' must be from 8"), (4, "is not a text"),
     ],
 )  # fmt: skip
 def test_bad_mixers_are_refused(value: Any, message: str) -> None:
