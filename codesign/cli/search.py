@@ -173,7 +173,7 @@ def search(
         return
     if device is None:
         raise typer.BadParameter("missing; such as --device orin, or --table FILE for a table", param_hint="'--device'")
-    evaluations = 20_000 if evaluations is None else evaluations
+    given_evaluations, evaluations = evaluations, 20_000 if evaluations is None else evaluations
     from pathlib import Path
 
     from codesign import units
@@ -188,6 +188,7 @@ def search(
     from codesign.roofline.calibration import load_calibration
     from codesign.search import build_problem, load_space
     from codesign.search import search as run_search
+    from codesign.search.api import solves_exactly
     from codesign.search.mixers import family_axes, parse_mixer
     from codesign.workload import parse_precision
 
@@ -248,7 +249,14 @@ def search(
         allow_extrapolation=allow_extrapolation,
         calibration=fits,
     )
-    folder = Path(out) if out else Path("results") / _run_name(problem, engine_name, budget, models, seed)
+    exact = solves_exactly(problem, solver)
+    if given_evaluations is not None and exact and prune is None:
+        raise SpecError(
+            f"--evaluations {evaluations} goes with the heuristic solver; this space of {problem.space.size:,} points is enumerated: "
+            "leave it out, or give --solver heuristic"
+        )
+    how = "" if exact and prune is None else f" {solver} {evaluations} {prune}"
+    folder = Path(out) if out else Path("results") / _run_name(problem, f"{engine_name} {seed}{how}", budget, models)
     check_folder(folder)
     pruned = None
     if prune is not None:
@@ -264,13 +272,14 @@ def search(
         problem.space.size,
     )  # fmt: skip
     frontier = pruned.note(frontier) if pruned is not None else frontier
-    write_run(frontier, folder, plot=plot)
+    kept: list[Path] = []
+    write_run(frontier, folder, plot=plot, on_kept=kept.append)
     if as_json:
         print(frontier.to_jsonl(), end="")
         return
     from codesign.cli.show import print_frontier
 
-    print_frontier(frontier, folder)
+    print_frontier(frontier, folder, kept)
 
 
 def _labels(names: list[str]) -> dict[str, str]:
@@ -287,7 +296,7 @@ def _labels(names: list[str]) -> dict[str, str]:
     return labels
 
 
-def _run_name(problem: Any, engine: str, budget: Any, models: dict[str, Any], seed: int) -> str:
+def _run_name(problem: Any, how: str, budget: Any, models: dict[str, Any]) -> str:
     """Device, first bound, and eight digits of everything that decides the result: equal searches share a folder."""
     import hashlib
 
@@ -297,7 +306,7 @@ def _run_name(problem: Any, engine: str, budget: Any, models: dict[str, Any], se
     device = next(iter(problem.models.values())).device
     name, bound = next(iter(budget.bounds().items()))
     shown = FORMATS[name](bound).replace(" ", "")
-    everything = fingerprint(problem, f"{engine} {seed} {sorted((k, repr(v)) for k, v in models.items())}")
+    everything = fingerprint(problem, f"{how} {sorted((k, repr(v)) for k, v in models.items())}")
     short = device.aliases[0] if device.aliases else device.name
     return f"{short}-{shown}-{hashlib.sha256(everything.encode()).hexdigest()[:8]}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from codesign.search import Candidate, Frontier
@@ -16,7 +16,7 @@ _MARKS_WIDTH = 8
 MAX_ROWS = 25
 
 
-def print_frontier(frontier: Frontier, folder: Path) -> None:
+def print_frontier(frontier: Frontier, folder: Path, kept: Sequence[Path] = ()) -> None:
     """Print the table, what the answer rests on, and the baselines."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -46,6 +46,8 @@ def print_frontier(frontier: Frontier, folder: Path) -> None:
     if not (folder / "pareto.png").exists():
         files.remove("pareto.png")
     screen.print(f"\nwritten: {folder}/ ({', '.join(files)})")
+    for path in kept:
+        screen.print(f"the run with other designs that was there is kept as {path}/")
     screen.print(f"next: codesign report {folder}")
 
 

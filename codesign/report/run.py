@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from codesign.architecture import OPTIONAL
@@ -75,10 +77,13 @@ def check_folder(folder: Path) -> None:
         raise SpecError(f"cannot write the run to {given}: {folder.parent} is not writable; give a writable --out")
 
 
-def write_run(frontier: Frontier, folder: Path, *, plot: bool = True) -> Path:
+def write_run(
+    frontier: Frontier, folder: Path, *, plot: bool = True, on_kept: Callable[[Path], object] = lambda path: None
+) -> Path:
     """Write a run beside its place and move it there, so that a reader never sees half of one.
 
-    A folder that is already there is replaced only if it holds a run (a frontier.jsonl) or is empty.
+    Where the same designs stand there already, everything else in the folder (a report, exported models, notes) stays. A run with other
+    designs is kept under the first free name FOLDER.old-1, FOLDER.old-2, ..., which `on_kept` is told.
 
     Raises:
         SpecError: the folder holds something else, or cannot be written.
@@ -98,7 +103,7 @@ def write_run(frontier: Frontier, folder: Path, *, plot: bool = True) -> Path:
             (design / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if plot:
             plot_frontier(frontier, part / "pareto.png")
-        _replace(part, folder)
+        _replace(part, folder, on_kept)
     except OSError as error:
         raise SpecError(f"cannot write the run to {folder}: {error}; give a writable --out") from error
     finally:
@@ -106,10 +111,13 @@ def write_run(frontier: Frontier, folder: Path, *, plot: bool = True) -> Path:
     return folder
 
 
-def _replace(part: Path, folder: Path) -> None:
+def _replace(part: Path, folder: Path, on_kept: Callable[[Path], object]) -> None:
     if not folder.exists():
         os.replace(part, folder)
         return
+    same = _designs(folder) == _designs(part)
+    if same:
+        _carry(folder, part)
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     os.replace(folder, old)
     try:
@@ -117,4 +125,29 @@ def _replace(part: Path, folder: Path) -> None:
     except OSError:
         os.replace(old, folder)
         raise
-    shutil.rmtree(old)
+    if same or not any(old.iterdir()):
+        shutil.rmtree(old)
+        return
+    places = (folder.with_name(f"{folder.name}.old-{k}") for k in itertools.count(1))
+    kept = next(place for place in places if not place.exists())
+    os.replace(old, kept)
+    on_kept(kept)
+
+
+def _designs(folder: Path) -> list[str]:
+    """The lines of its designs."""
+    path = folder / "frontier.jsonl"
+    return path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
+
+
+def _carry(old: Path, new: Path) -> None:
+    """Everything of a folder that a new one has not, linked where that is possible."""
+    for path in sorted(old.rglob("*")):
+        place = new / path.relative_to(old)
+        if place.exists() or (path.is_dir() and not path.is_symlink()):
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, place, follow_symlinks=False)
+        except OSError:  # another file system, or one without links
+            shutil.copy2(path, place, follow_symlinks=False)

@@ -31,7 +31,7 @@ from codesign.search.space import DesignSpace
 from codesign.units import format_count
 from codesign.workload import PRECISIONS, Workload
 
-__all__ = ["EXACT_LIMIT", "build_problem", "measured_spans", "search"]
+__all__ = ["EXACT_LIMIT", "build_problem", "measured_spans", "search", "solves_exactly"]
 
 #: Spaces up to this size are enumerated.
 EXACT_LIMIT = 100_000_000
@@ -95,6 +95,17 @@ def measured_spans(fits: Calibration, device: Device, engine: str, precision: st
     return {"here": fits.decode.span(cell), "anywhere": fits.decode.span()}
 
 
+def solves_exactly(problem: Problem, solver: str = "auto") -> bool:
+    """Whether a solver enumerates the space: "exact" does, "auto" up to EXACT_LIMIT points.
+
+    Raises:
+        SpecError: an unknown solver.
+    """
+    if solver not in ("auto", "exact", "heuristic"):
+        raise SpecError(f"unknown solver '{solver}'; known: auto, exact, heuristic")
+    return solver == "exact" or (solver == "auto" and problem.space.size <= EXACT_LIMIT)
+
+
 def search(
     problem: Problem,
     *,
@@ -124,15 +135,13 @@ def search(
         InfeasibleError: no design meets the budget; it carries the nearest one and the bound that it breaks most.
         SpecError: an unknown solver, or a baseline of another vocabulary.
     """
-    if solver not in ("auto", "exact", "heuristic"):
-        raise SpecError(f"unknown solver '{solver}'; known: auto, exact, heuristic")
     for name, arch in (baselines or {}).items():
         check_vocabulary(problem, name, arch)
+    exact = solves_exactly(problem, solver)
     impossible = problem.space.impossible_mixers()
     if len(impossible) == len(problem.space.axes["mixer"]):
         needs = "; ".join(f"{mixer} needs {mixer_needs(mixer)}" for mixer in impossible)
         raise InfeasibleError(f"no design of the space is possible: {needs}; widen --space or take other mixers")
-    exact = solver == "exact" or (solver == "auto" and problem.space.size <= EXACT_LIMIT)
     if exact:
         result = enumerate_space(problem, workers=workers, state=state, on_progress=on_progress)
     else:

@@ -81,9 +81,9 @@ def prune_for_search(problem: Problem, fraction: float, solver: str, seed: int) 
     Raises:
         SpecError: The space would be searched exactly; see also `prune_space`.
     """
-    from codesign.search.api import EXACT_LIMIT
+    from codesign.search.api import solves_exactly
 
-    if solver == "exact" or (solver == "auto" and problem.space.size <= EXACT_LIMIT):
+    if solves_exactly(problem, solver):
         raise SpecError(
             f"a space of {problem.space.size:,} points is searched exactly; leave out --prune, which only a heuristic search needs"
         )

@@ -47,6 +47,22 @@ def small(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedPr
     return done
 
 
+def test_solvers_have_folders_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("[axes]\nn_layers = [8, 16]\nd_model = [1024]\nexperts = ['dense']\n")
+    places = set()
+    for more in (
+        (),
+        ("--solver", "exact"),
+        ("--solver", "heuristic", "--evaluations", "50"),
+        ("--solver", "heuristic"),
+    ):
+        done = run(tmp_path, *ORIN, "--space", "s.toml", "--allow-extrapolation", "--no-plot", *more)
+        assert done.returncode == 0, done.stderr
+        places.add(next(line for line in done.stdout.splitlines() if line.startswith("written: ")))
+        assert "is kept as" not in done.stdout
+    assert len(places) == 3
+
+
 def test_the_main_command(tmp_path: Path) -> None:
     """Table, assumptions, the baseline's comparison, and the folder with everything in it."""
     done = run(tmp_path, *ORIN, "--baseline", "qwen2.5-0.5b")
@@ -195,6 +211,7 @@ ERRORS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "vocabulary": ("--device orin --latency 20ms --vocab 1", {}, ("--vocab",)),
     "solver": ("--device orin --latency 20ms --solver best", {}, ("auto, exact, heuristic",)),
     "evaluations": ("--device orin --latency 20ms --solver heuristic --evaluations 0", {}, ("--evaluations",)),
+    "evaluations of an exact search": ("--device orin --latency 20ms --evaluations 100", {}, ("goes with the heuristic solver",)),
     "unknown option": ("--device orin --latencies 20ms", {}, ("--latenc", "--help")),
     "no number": ("--device orin --latency 20ms --batch two", {}, ("--batch", "--help")),
 }  # fmt: skip

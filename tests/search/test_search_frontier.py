@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,21 @@ def test_the_folder_has_every_file(frontier: Frontier, tmp_path: Path) -> None:
 def test_a_run_replaces_a_run_and_nothing_else(frontier: Frontier, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     write_run(frontier, folder, plot=False)
-    (folder / "old").touch()
-    write_run(frontier, folder, plot=False)
-    assert not (folder / "old").exists() and not (folder / "pareto.png").exists()
+    mine = (folder / "report.html", folder / "design-1" / "model.onnx", folder / "notes" / "deep" / "a.txt")
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("keep")
+    (folder / "design-1" / "config.json").write_text("{}")
+    told: list[Path] = []
+    write_run(frontier, folder, plot=False, on_kept=told.append)
+    assert all(path.read_text() == "keep" for path in mine) and not told and not (folder / "pareto.png").exists()
+    assert read_config(str(folder / "design-1")) == frontier.candidates[0].architecture
+    fewer = replace(frontier, candidates=frontier.candidates[:2])
+    for k in (1, 2):
+        write_run(fewer if k == 1 else frontier, folder, plot=False, on_kept=told.append)
+        assert told[-1] == tmp_path / f"run.old-{k}" and not mine[0].exists()
+    assert (tmp_path / "run.old-1" / "design-1" / "model.onnx").read_text() == "keep"
+    assert read_frontier(folder) == frontier and read_frontier(told[1]) == fewer and not list(tmp_path.glob(".*"))
     (tmp_path / "empty").mkdir()
     write_run(frontier, tmp_path / "empty", plot=False)
     (tmp_path / "mine").mkdir()
