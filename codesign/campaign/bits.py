@@ -19,15 +19,16 @@ from codesign.errors import MissingExtraError, SchemaError, SpecError
 from codesign.search.bits import BitsCurve, allocate, monotone
 
 try:
-    from codesign.training.quantise import HEAD, Part, loss_of, parts_of, with_bits
+    from codesign.training.quantise import HEAD, Part, parts_of, window_losses, with_bits
     from codesign.training.trained import Tokens, Trained
 except ImportError as error:
     raise MissingExtraError.of(error.name or "torch", "train", "measuring what bits cost") from error
 
 __all__ = ["BitsSettings", "BitsStudy", "Policy", "study_bits"]
 
-_SCHEMA, _VERSION = "codesign.bits", 1
+_SCHEMA, _VERSION = "codesign.bits", 2
 _LEAST_GROUP = 8
+_DIGITS = 6  # of the losses in the file, nats: far below their noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,9 @@ class Policy:
 
     mean_bits: stored bits of a weight that a token reads, scales included; read_B: bytes of weights read per token at batch 1; stored_B:
     of all these parts' weights and the embedding (which a tied head of 16 bits is). added: loss over the unrounded model as the parts' sum
-    says, in nats; measured: as measured on other text; uniform: the bits that all parts have, or None. layer_bits, layer_bits_read: mean
+    says, in nats; measured: as measured on other text, with its standard error over the windows of the text (paired with the unrounded model);
+    uniform: the bits that all parts have, or None. rival: where the bits were chosen to read no more than these bits everywhere would, those;
+    gain: what they would add beyond this policy, in nats, with its standard error (paired). layer_bits, layer_bits_read: mean
     stored bits of the layers' weights, and of those of them that a token reads; head_bits: of the head.
     """
 
@@ -75,7 +78,11 @@ class Policy:
     stored_B: float
     added: float
     measured: float
+    measured_error: float
     uniform: int | None
+    rival: int | None
+    gain: float | None
+    gain_error: float | None
     layer_bits: float
     layer_bits_read: float
     head_bits: float
@@ -83,14 +90,19 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitsStudy:
-    """Losses in nats: base (unrounded, text of the parts; of the policies), by part and bits, and the policies by bytes."""
+    """Losses in nats: base (unrounded, text of the parts; of the policies), by part and bits with their standard errors, and the policies by
+    bytes. tokens, tokens_other: judged, of each text.
+    """
 
     parts: tuple[Part, ...]
     settings: BitsSettings
     base: float
     base_other: float
     loss: Mapping[str, Mapping[int, float]]
+    error: Mapping[str, Mapping[int, float]]
     policies: tuple[Policy, ...]
+    tokens: int
+    tokens_other: int
 
 
 def study_bits(
@@ -110,43 +122,76 @@ def study_bits(
     below = [b for b in settings.bits if b < 16]
     total = 2 + len(parts) * len(below)
     base, base_other = measured(first, {}, "parts"), measured(second, {}, "policies")
-    if not np.isfinite([base, base_other]).all():
-        raise SpecError(f"the model's loss is {base}: its weights hold numbers that are not finite")
+    if not (np.isfinite(base).all() and np.isfinite(base_other).all()):
+        raise SpecError(f"the model's loss is {base.mean()}: its weights hold numbers that are not finite")
     loss: dict[str, dict[int, float]] = {}
+    error: dict[str, dict[int, float]] = {}
     done = 2
     for part in parts:
         loss[part.name] = {16: 0.0} if 16 in settings.bits else {}
+        error[part.name] = dict(loss[part.name])
         for bits in below:
-            loss[part.name][bits] = measured(first, {part.name: bits}, "parts") - base
+            mean, sd = _mean_error(measured(first, {part.name: bits}, "parts") - base)
+            loss[part.name][bits], error[part.name][bits] = mean, sd
             done += 1
             if on_progress is not None:
-                on_progress(done, total, f"{part.name} {bits} bits: {loss[part.name][bits]:+.4f} nats")
+                on_progress(done, total, f"{part.name} {bits} bits: {mean:+.4f} nats")
     read = np.array([[part.bits_read(b) / 8 for b in settings.bits] for part in parts])
     curve = allocate(read, monotone(np.array([[loss[part.name][b] for b in settings.bits] for part in parts])))
     policies = []
-    for place, uniform in _chosen(curve, read, settings.bits):
+    alike = {
+        b: measured(second, {part.name: b for part in parts}, "policies") for b in settings.bits
+    }  # the same bits for all
+    total += len(chosen := _chosen(curve, read, settings.bits))
+    for place, uniform, rival in chosen:
         columns = curve.choices[place] if uniform is None else [settings.bits.index(uniform)] * len(parts)
-        chosen = {part.name: settings.bits[c] for part, c in zip(parts, columns, strict=True)}
-        after = measured(second, chosen, "policies") - base_other
-        policies.append(_policy(parts, chosen, loss, after, trained.arch.tied_embeddings, uniform))
+        bits_of = {part.name: settings.bits[c] for part, c in zip(parts, columns, strict=True)}
+        after = measured(second, bits_of, "policies")
+        gain = _mean_error(alike[rival] - after) if rival is not None else (None, None)
+        policies.append(
+            _policy(
+                parts,
+                bits_of,
+                loss,
+                trained.arch.tied_embeddings,
+                uniform,
+                rival,
+                _mean_error(after - base_other),
+                gain,
+            )
+        )
+        done += 1
         if on_progress is not None:
-            on_progress(total, total, f"policy of {policies[-1].mean_bits:.2f} bits: {after:+.4f} nats")
+            on_progress(done, total, f"policy of {policies[-1].mean_bits:.2f} bits: {policies[-1].measured:+.4f} nats")
     return BitsStudy(
-        parts=tuple(parts), settings=settings, base=base, base_other=base_other, loss=loss, policies=tuple(policies)
-    )
+        parts=tuple(parts), settings=settings, base=float(base.mean()), base_other=float(base_other.mean()), loss=loss, error=error,
+        policies=tuple(policies), tokens=int(first[:, 1:].size), tokens_other=int(second[:, 1:].size),
+    )  # fmt: skip
 
 
-def _chosen(curve: BitsCurve, read: npt.NDArray[np.float64], bits: tuple[int, ...]) -> list[tuple[int, int | None]]:
-    """Points to measure: at the bytes of every uniform choice and halfway between two of them; and the uniform choices."""
+def _mean_error(differences: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Mean over the windows and its standard error; nan where there is one window."""
+    n = len(differences)
+    return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+
+
+def _chosen(
+    curve: BitsCurve, read: npt.NDArray[np.float64], bits: tuple[int, ...]
+) -> list[tuple[int, int | None, int | None]]:
+    """Points to measure: at the bytes of every uniform choice (its rival) and halfway between two of them; and the uniform choices."""
     totals = read.sum(axis=0)
-    budgets = sorted({*totals, *((totals[1:] + totals[:-1]) / 2)})
-    places = dict.fromkeys(curve.within(budget) for budget in budgets)
-    uniform = [(curve.within(total), b) for total, b in zip(totals, bits, strict=True)]
-    return [*((place, None) for place in places if np.ptp(curve.choices[place])), *uniform]
+    places = {
+        curve.within(total): b % 16 for total, b in zip(totals, bits, strict=True)
+    }  # unrounded weights are no rival
+    for half in (totals[1:] + totals[:-1]) / 2:
+        places.setdefault(curve.within(half), 0)
+    own = [(place, None, rival or None) for place, rival in sorted(places.items()) if np.ptp(curve.choices[place])]
+    return [*own, *((curve.within(total), b, None) for total, b in zip(totals, bits, strict=True))]
 
 
 def _policy(
-    parts: Sequence[Part], bits: Mapping[str, int], loss: Mapping[str, Mapping[int, float]], measured: float, tied: bool, uniform: int | None
+    parts: Sequence[Part], bits: Mapping[str, int], loss: Mapping[str, Mapping[int, float]], tied: bool, uniform: int | None,
+    rival: int | None, measured: tuple[float, float], gain: tuple[float, float] | tuple[None, None],
 ) -> Policy:  # fmt: skip
     read = sum(part.bits_read(bits[part.name]) for part in parts)
     layers, (head,) = [p for p in parts if p.name != HEAD], [p for p in parts if p.name == HEAD]
@@ -154,7 +199,8 @@ def _policy(
     embedding = head.weights * 16 if not tied or bits[HEAD] < 16 else 0  # a tied head of 16 bits is the embedding
     return Policy(
         bits=dict(bits), mean_bits=read / sum(part.read for part in parts), read_B=read / 8, stored_B=(stored + embedding) / 8,
-        added=sum(loss[part.name].get(bits[part.name], 0.0) for part in parts), measured=measured, uniform=uniform,
+        added=sum(loss[part.name].get(bits[part.name], 0.0) for part in parts), measured=measured[0], measured_error=measured[1],
+        uniform=uniform, rival=rival, gain=gain[0], gain_error=gain[1],
         layer_bits=sum(p.bits_stored(bits[p.name]) for p in layers) / sum(p.weights for p in layers),
         layer_bits_read=sum(p.bits_read(bits[p.name]) for p in layers) / sum(p.read for p in layers),
         head_bits=head.bits_stored(bits[HEAD]) / head.weights,
@@ -162,14 +208,14 @@ def _policy(
 
 
 class _Measured:
-    """Losses of the model under some bits, kept in a file."""
+    """Losses of every window of the model under some bits, kept in a file."""
 
     def __init__(self, trained: Trained, settings: BitsSettings, parts: list[Part], path: Path) -> None:
         self.trained, self.settings, self.parts, self.path = trained, settings, parts, path
         head = {
             "schema": _SCHEMA, "version": _VERSION, "model": trained.digest, "group": settings.group, "tokens": settings.tokens,
         }  # fmt: skip
-        self.known: dict[str, float] = {}
+        self.known: dict[str, npt.NDArray[np.float64]] = {}
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(head) + "\n", encoding="utf-8")
@@ -183,17 +229,22 @@ class _Measured:
                 lines.pop()
                 path.write_text("\n".join([first, *lines, ""]), encoding="utf-8")
             records = [json.loads(line) for line in lines if line]
-            self.known = {str(record["key"]): float(record["loss"]) for record in records}
+            self.known = {str(record["key"]): np.asarray(record["losses"], dtype=float) for record in records}
         except (ValueError, KeyError, TypeError) as error:
             raise SchemaError(f"{path} cannot be read ({error}); delete it to begin again") from error
         if not same:
             raise SchemaError(f"{path} is of another model, text or settings; give another --out")
 
-    def __call__(self, windows: Tokens, bits: Mapping[str, int], text: str) -> float:
+    def __call__(self, windows: Tokens, bits: Mapping[str, int], text: str) -> npt.NDArray[np.float64]:
         key = f"{text} " + " ".join(f"{name}={b}" for name, b in sorted(bits.items()) if b < 16)
         if key not in self.known:
             with with_bits(self.trained.model, self.parts, bits, self.settings.group):
-                self.known[key] = loss_of(self.trained.model, windows)
+                found = window_losses(self.trained.model, windows)
+            self.known[key] = np.round(found, _DIGITS)
             with self.path.open("a", encoding="utf-8") as out:
-                out.write(json.dumps({"key": key, "loss": self.known[key]}) + "\n")
+                out.write(json.dumps({"key": key, "losses": self.known[key].tolist()}) + "\n")
+        if self.known[key].shape != (len(windows),):
+            raise SchemaError(
+                f"{self.path} cannot be read (losses of '{key}' are not {len(windows)}); delete it to begin again"
+            )
         return self.known[key]

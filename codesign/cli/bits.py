@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from codesign.campaign.bits import BitsStudy, Policy
 
 __all__ = ["bits"]
@@ -63,7 +66,8 @@ def bits(
         if not (text.isascii() and text.isdigit()):
             raise SpecError(f"--bits '{bits_}': '{text}' is no whole number; write for example 2,3,4,8")
         widths.append(int(text))
-    settings = BitsSettings(bits=tuple(widths), group=group, tokens=int(parse_count(tokens, "--tokens")))
+    asked = int(parse_count(tokens, "--tokens"))
+    settings = BitsSettings(bits=tuple(widths), group=group, tokens=asked)
     cost = _cost(device, engine, prompt, generate) if device else None
     trained = open_trained(path, data, settings.tokens, suffixes=suffix or (), cache=user_folder() / "texts")
     folder = writable_folder(out, f"bits-{path.resolve().name}")
@@ -71,13 +75,28 @@ def bits(
     costs = [cost(trained.arch, policy) if cost else {} for policy in study.policies]
     report = {
         "model": trained.name, "architecture": trained.arch.to_dict(), "bits": list(settings.bits), "group": group,
-        "tokens": int(trained.windows[::2, 1:].size), "base_loss": study.base, "base_loss_other_text": study.base_other,
+        "data": data, "tokens_asked": asked, "tokens": study.tokens, "tokens_other_text": study.tokens_other, "base_loss": study.base, "base_loss_other_text": study.base_other,
         "added_loss": {part.name: {str(b): v for b, v in study.loss[part.name].items()} for part in study.parts},
+        "added_loss_error": {part.name: {str(b): v for b, v in study.error[part.name].items()} for part in study.parts},
         "policies": [_policy_json(policy, more) for policy, more in zip(study.policies, costs, strict=True)],
     }  # fmt: skip
-    (folder / "bits.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    kept = _set_aside(folder, text)
+    (folder / "bits.json").write_text(text, encoding="utf-8")
     plot_bits(study, folder / "bits.png", path.resolve().name)
-    _show(study, costs, folder)
+    _show(study, costs, folder, kept)
+
+
+def _set_aside(folder: Path, text: str) -> str:
+    """Keep the report and picture of another study that stand in the folder, under the first free number; which, or ""."""
+    before = folder / "bits.json"
+    if not before.is_file() or before.read_text(encoding="utf-8") == text:
+        return ""
+    number = next(k for k in itertools.count(1) if not (folder / f"bits.old-{k}.json").exists())
+    for kind in ("json", "png"):
+        if (folder / f"bits.{kind}").is_file():
+            (folder / f"bits.{kind}").replace(folder / f"bits.old-{number}.{kind}")
+    return f"bits.old-{number}.json"
 
 
 def _cost(device: str, engine: str | None, prompt: int, generate: int) -> Any:
@@ -122,7 +141,7 @@ def _told(done: int, total: int, what: str) -> None:
     print(f"{done} of {total}: {what}", file=sys.stderr, flush=True)
 
 
-def _show(study: BitsStudy, costs: list[dict[str, Any]], folder: Any) -> None:
+def _show(study: BitsStudy, costs: list[dict[str, Any]], folder: Path, kept: str) -> None:
     from rich.table import Table
 
     from codesign.cli.common import console
@@ -138,7 +157,8 @@ def _show(study: BitsStudy, costs: list[dict[str, Any]], folder: Any) -> None:
         "bits read",
         "policy",
         "as the sum says",
-        "measured",
+        "measured, 90 %",
+        "less than equal bits",
         "weights read",
         *(["ms/token"] if costs[0] else []),
     ):
@@ -147,10 +167,19 @@ def _show(study: BitsStudy, costs: list[dict[str, Any]], folder: Any) -> None:
         zip(study.policies, costs, strict=True), key=lambda pair: (pair[0].mean_bits, pair[0].uniform is None)
     ):
         table.add_row(
-            f"{policy.mean_bits:.2f}", f"all {policy.uniform}" if policy.uniform else _spread(policy), f"{policy.added:+.4f}", f"{policy.measured:+.4f}",
+            f"{policy.mean_bits:.2f}", f"all {policy.uniform}" if policy.uniform else _spread(policy), f"{policy.added:+.4f}", _pm(policy.measured, policy.measured_error), _gained(policy),
             format_bytes(policy.read_B, 3), *([f"{1e3 * cost['latency_s']:.2f}"] if cost else []),
         )  # fmt: skip
     screen.print(table)
+    screen.print(
+        f"judged on {study.tokens:,} and {study.tokens_other:,} held-out tokens"
+        + (
+            f" ({study.settings.tokens:,} each were asked: the text has no more)"
+            if study.tokens < study.settings.tokens - study.settings.tokens // 50
+            else ""
+        )
+        + "; intervals are those of the text's windows, paired. A gain whose interval holds 0 is no gain that this text can tell: give more --tokens"
+    )
     screen.print(
         "rounded to nearest in groups with fp16 scales: GPTQ, AWQ and training with rounding lose less at the same bits"
     )
@@ -158,7 +187,22 @@ def _show(study: BitsStudy, costs: list[dict[str, Any]], folder: Any) -> None:
         screen.print(
             "times are those of a format with the mean bits; whether an engine runs other bits in each layer is not checked"
         )
-    screen.print(f"written: {folder}/ (bits.json with the bits of every part, bits.png, measured.jsonl)")
+    screen.print(
+        f"written: {folder}/ (bits.json with the bits of every part, bits.png, measured.jsonl)"
+        + (f"; the former study is {kept}" if kept else "")
+    )
+
+
+def _pm(value: float, error: float) -> str:
+    """A difference with the half-width of its 90 % interval."""
+    return f"{value:+.4f} ± {1.645 * error:.4f}"
+
+
+def _gained(policy: Policy) -> str:
+    if policy.rival is None or policy.gain is None or policy.gain_error is None:
+        return ""
+    unsure = abs(policy.gain) <= 1.645 * policy.gain_error
+    return f"{_pm(policy.gain, policy.gain_error)} (all {policy.rival}{'; within noise' if unsure else ''})"
 
 
 def _spread(policy: Policy) -> str:

@@ -123,7 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say_interrupted(arguments: Sequence[str]) -> None:
-    more = "; the same command goes on from what is done" if {"train", "profile"} & set(arguments[:2]) else ""
+    more = (
+        "; the same command goes on from what is done"
+        if {"train", "profile", "bits", "compose"} & set(arguments[:2])
+        else ""
+    )
     print(f"interrupted{more}", file=sys.stderr)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from codesign.architecture import Architecture
 from codesign.errors import SpecError
 
-__all__ = ["HEAD", "Part", "loss_of", "parts_of", "rounded", "with_bits"]
+__all__ = ["HEAD", "Part", "parts_of", "rounded", "window_losses", "with_bits"]
 
 HEAD = "head"
 _KEPT = (".router", ".shared_gate")  # a few numbers a row, which decide which experts run
@@ -143,14 +143,15 @@ def with_bits(model: Any, parts: list[Part], bits: Mapping[str, int], group: int
                 modules[name].weight.copy_(weight)
 
 
-def loss_of(model: Any, windows: npt.NDArray[np.int64], batch_tokens: int = 8192) -> float:
-    """Mean next-token loss over windows (n, length + 1), nats per token."""
+def window_losses(model: Any, windows: npt.NDArray[np.int64], batch_tokens: int = 8192) -> npt.NDArray[np.float64]:
+    """Mean next-token loss of each window of (n, length + 1), nats per token, (n,)."""
     device = model.embed_tokens.weight.device
     rows = max(1, batch_tokens // (windows.shape[1] - 1))
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    found = np.empty(len(windows))
     with torch.inference_mode():
         for start in range(0, len(windows), rows):
             ids = torch.from_numpy(windows[start : start + rows]).to(device)
             logits, _ = model(ids[:, :-1], last_only=False)
-            total += F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").double()
-    return float(total) / float(windows[:, 1:].size)
+            each = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
+            found[start : start + rows] = each.double().mean(dim=1).cpu().numpy()
+    return found

@@ -60,12 +60,16 @@ def open_trained(
     elif (path / "config.json").is_file() and sorted(path.glob("*.safetensors")):
         model, arch, windows = _from_checkpoint(path, data, tokens, suffixes)
     else:
+        runs = sorted(file.parent.name for file in path.glob("*/run.json"))
+        if runs:
+            shown = ", ".join(runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
+            raise SpecError(f"{path} holds runs, not one: give {path}/ID, ID one of {shown}")
         raise SpecError(
             f"{path} holds neither run.json and weights.pt (codesign train --checkpoints) nor config.json, *.safetensors and tokenizer.json"
         )
-    if len(windows) < 2:
+    if len(windows) < 4:
         raise SpecError(
-            f"'{data}' gives {len(windows)} held-out window of {windows.shape[1] - 1} tokens; at least 2 are needed: give more text"
+            f"'{data}' gives {len(windows)} held-out windows of {windows.shape[1] - 1} tokens; at least 4 are needed: give more text"
         )
     whole = hashlib.sha256(windows.tobytes())
     for parameter in model.parameters():

@@ -16,6 +16,7 @@ from codesign.campaign import bits as study_module  # noqa: E402
 from codesign.campaign.bits import BitsSettings, study_bits  # noqa: E402
 from codesign.errors import SchemaError, SpecError  # noqa: E402
 from codesign.training.loop import train  # noqa: E402
+from codesign.training.quantise import parts_of, with_bits  # noqa: E402
 from codesign.training.spec import RunSpec  # noqa: E402
 from codesign.training.trained import Trained, open_trained  # noqa: E402
 from codesign.training_run import Recipe  # noqa: E402
@@ -58,10 +59,27 @@ def test_a_study_chooses_what_measures_better(run: Path, text: Path, tmp_path: P
             assert len(set(policy.bits.values())) > 1
             cheaper = [u for u in uniform.values() if u.read_B <= policy.read_B]
             assert all(policy.added <= u.added + 1e-9 or policy.added < 1e-3 for u in cheaper)
+            if policy.rival is not None:
+                rival = uniform[policy.rival]
+                assert policy.read_B <= rival.read_B and policy.gain == pytest.approx(
+                    rival.measured - policy.measured, abs=1e-9
+                )
+                assert 0 < (policy.gain_error or 0) <= policy.measured_error + rival.measured_error + 1e-12
+    assert {p.rival for p in study.policies} - {None} and uniform[16].measured_error == 0
+    by_hand = window_losses_of(trained, {"layers.0.ffn": 2}) - window_losses_of(trained, {})
+    assert study.loss["layers.0.ffn"][2] == pytest.approx(by_hand.mean(), abs=2e-6)
+    assert study.error["layers.0.ffn"][2] == pytest.approx(by_hand.std(ddof=1) / len(by_hand) ** 0.5, abs=2e-6)
+    assert study.tokens == len(by_hand) * 64
     head = next(p for p in study.parts if p.name == "head")
     assert uniform[4].stored_B == pytest.approx(
         sum(p.weights for p in study.parts) * 5.25 / 8 + 2 * head.weights
     )  # tied: a copy
+
+
+def window_losses_of(trained: Trained, bits: dict[str, int]) -> Any:
+    parts = parts_of(trained.model, SETTINGS.group)
+    with with_bits(trained.model, parts, bits, SETTINGS.group):
+        return study_module.window_losses(trained.model, trained.windows[::2])
 
 
 def test_a_cut_study_goes_on(run: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,12 +89,12 @@ def test_a_cut_study_goes_on(run: Path, text: Path, tmp_path: Path, monkeypatch:
     path.write_text("\n".join([*lines[:6], lines[6][:20]]))
     calls = []
 
-    def counted(*given: Any) -> float:
+    def counted(*given: Any) -> Any:
         calls.append(given)
-        return float(loss_of(*given))
+        return window_losses(*given)
 
-    loss_of = study_module.loss_of
-    monkeypatch.setattr(study_module, "loss_of", counted)
+    window_losses = study_module.window_losses
+    monkeypatch.setattr(study_module, "window_losses", counted)
     assert study_bits(trained, SETTINGS, path) == whole
     assert len(calls) == len(lines) - 6 and path.read_text().splitlines() == lines
     study_bits(trained, SETTINGS, path)
@@ -122,7 +140,9 @@ def test_a_checkpoint_of_transformers_gives_its_loss(run: Path, text: Path, tmp_
     with torch.inference_mode():
         logits = model(ids[:, :-1]).logits
     theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-    assert study_module.loss_of(trained.model, trained.windows[:4]) == pytest.approx(float(theirs), rel=1e-5)
+    assert study_module.window_losses(trained.model, trained.windows[:4]).mean() == pytest.approx(
+        float(theirs), rel=1e-5
+    )
     (folder / "model.safetensors").write_bytes(b"no")
     with pytest.raises(SchemaError, match="cannot be read"):
         open_trained(folder, str(text), SETTINGS.tokens, cache=tmp_path / "texts")

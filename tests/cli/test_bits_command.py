@@ -67,6 +67,17 @@ def test_a_trained_model_gets_its_bits(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "bits.png").read_bytes().startswith(b"\x89PNG")
     again = codesign(tmp_path, *given)
     assert again.stdout == done.stdout
+    assert "judged on " in done.stdout and "less than equal bits" in done.stdout and " ± " in done.stdout
+    many = codesign(tmp_path, *given[:-1], "many", "--tokens", "1M")
+    assert many.returncode == 0 and "(1,000,000 each were asked: the text has no more)" in " ".join(many.stdout.split())
+    fewer = codesign(tmp_path, *given[:4], "--bits", "4,8", *given[6:])
+    assert fewer.returncode == 0 and "the former study is bits.old-1.json" in " ".join(fewer.stdout.split())
+    assert (
+        json.loads((tmp_path / "b" / "bits.old-1.json").read_text()) == report
+        and (tmp_path / "b" / "bits.old-1.png").exists()
+    )
+    listed = codesign(tmp_path, "bits", "ck/runs", "--data", "text.txt")
+    assert listed.returncode == 2 and f"holds runs, not one: give ck/runs/ID, ID one of {run.name}" in listed.stderr
 
 
 @pytest.mark.parametrize(

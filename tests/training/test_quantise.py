@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from codesign.architecture import Architecture  # noqa: E402
 from codesign.errors import SpecError  # noqa: E402
 from codesign.models.decoder import random_decoder  # noqa: E402
-from codesign.training.quantise import HEAD, loss_of, parts_of, rounded, with_bits  # noqa: E402
+from codesign.training.quantise import HEAD, parts_of, rounded, window_losses, with_bits  # noqa: E402
 
 DENSE = Architecture(
     n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=96, vocab_size=100, family="qwen3", qk_norm="head"
@@ -73,18 +73,18 @@ def test_a_model_is_as_before_and_each_part_matters(arch: Architecture) -> None:
     model = random_decoder(arch, seed=3)
     ids = torch.randint(arch.vocab_size, (6, 33), generator=torch.Generator().manual_seed(1)).numpy()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    base, parts = loss_of(model, ids), parts_of(model, 32)
-    assert base == pytest.approx(loss_of(model, ids, batch_tokens=32), rel=1e-6)
+    base, parts = window_losses(model, ids), parts_of(model, 32)
+    assert base.shape == (6,) and base == pytest.approx(window_losses(model, ids, batch_tokens=32), rel=1e-6)
     for part in parts:
         with with_bits(model, parts, {part.name: 2}, 32):
-            assert loss_of(model, ids) != base
+            assert (window_losses(model, ids) != base).any()
             if part.name == HEAD:
                 assert torch.equal(model.embed_tokens.weight, before["embed_tokens.weight"])
     with pytest.raises(ZeroDivisionError), with_bits(model, parts, {p.name: 3 for p in parts}, 32):
         raise ZeroDivisionError
     after = model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
-    assert loss_of(model, ids) == base
+    assert (window_losses(model, ids) == base).all()
 
 
 def test_stored_bits_count_every_scale() -> None:
