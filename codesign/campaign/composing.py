@@ -6,6 +6,7 @@ goes on as if it had not been.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,12 @@ class ComposeSettings:
                 raise SpecError(f"{name} {getattr(self, name)} must be at least {low}")
         if self.width < 32 or self.width % 32:
             raise SpecError(f"width {self.width} must be a multiple of 32")
+        stacks = len(self.primitives) ** self.length - ("F" in self.primitives)
+        if self.evaluations > stacks:
+            raise SpecError(
+                f"evaluations {self.evaluations} are more than the {stacks} stack{'s' * (stacks != 1)} of {self.length} sublayers that "
+                f"primitives '{self.primitives}' make; take fewer, or more primitives"
+            )
         if not self.tasks:
             raise SpecError("give at least one task")
 
@@ -184,9 +191,8 @@ def _next(settings: ComposeSettings, tried: Sequence[Evaluation]) -> str:
             child = mutate(rng, crossover(rng, a, b) if rng.random() < 0.5 else a, letters)
         if child not in known:
             return child
-    raise SpecError(
-        f"{settings.evaluations} evaluations are more than there are stacks of {length} letters of {letters}"
-    )
+    every = ("".join(some) for some in itertools.product(letters, repeat=length))  # few are left
+    return next(stack for stack in every if stack not in known and set(stack) - {"F"})
 
 
 def _train(stack: str, settings: ComposeSettings) -> dict[str, float]:

@@ -125,6 +125,12 @@ def build_training(
         CodesignError: a text, tokenizer, space, model or recipe that is not possible; a name used for another plan.
     """
     folder = (folder if folder is not None else default_folder()).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(
+            f"cannot write checkpoints to {folder}: {error.strerror or error}; give another --checkpoints"
+        ) from error
     encoded = _encoded(data, suffixes, tokenizer, folder)
     fixed: dict[str, Any] = {"batch_tokens": batch_tokens, "seq_len": seq_len, "dtype": dtype, "seed": choice.seed}
     for count in tokens:  # say what is wrong with the recipe before the search for architectures

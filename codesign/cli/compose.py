@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,7 +82,12 @@ def compose(
         import torch
     except ImportError as error:
         raise MissingExtraError.of("torch", "train", "codesign compose") from error
+    from codesign.training.mad import TASKS
+
+    if missing := [task for task in settings.tasks if task not in TASKS]:
+        raise SpecError(f"unknown task '{missing[0]}'; known: {', '.join(TASKS)}")
     torch.set_num_threads(1)
+    _check_sizes(settings, sizes, vocab)
     folder = writable_folder(out, f"compose-{settings.primitives}{layers}-{settings.recurrence}-{seed}")
     found = run(settings, folder / "evaluations.jsonl", on_progress=_told)
     cost = RooflineModel.of(chosen, fits.rates(chosen, name, form, 1, workload))
@@ -93,6 +99,36 @@ def compose(
     }  # fmt: skip
     (folder / "compose.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _show(found, rows, f"{chosen.title}, {name}, {form.name}, {prompt} in, {generate} out", folder)
+
+
+def _check_sizes(settings: Any, sizes: list[float], vocab: int) -> None:
+    """Refuse what the stacks could not be grown to, before any is trained.
+
+    Raises:
+        SpecError: a vocabulary below 2, or a target that the plain stack does not reach.
+    """
+    from codesign.errors import InfeasibleError, SpecError
+    from codesign.search.stacks import EXTENSIONS, scaled
+
+    if vocab < 2:
+        raise SpecError(f"--vocab {vocab} must be at least 2: the size of your tokenizer")
+    for size in sizes:
+        for how in EXTENSIONS:
+            with suppress(InfeasibleError):
+                scaled(_alternating(settings), size, how, recurrence=settings.recurrence, vocab_size=vocab)
+                break
+        else:
+            raise SpecError(
+                f"--targets: {size:.3g} parameters are out of reach of stacks of {settings.length} sublayers 128 to 8,192 wide with a "
+                f"vocabulary of {vocab:,} (its embedding alone takes {vocab * 128:.3g} at the least width): give other --targets, --vocab or "
+                "--layers"
+            )
+
+
+def _alternating(settings: Any) -> str:
+    """Attention (or the recurrence) and FFN in turn, as far as they are primitives."""
+    turn = ("A" if "A" in settings.primitives else "R") + ("F" if "F" in settings.primitives else "")
+    return str((turn * settings.length)[: settings.length])
 
 
 def _plain(settings: Any) -> dict[str, Any]:
@@ -118,9 +154,8 @@ def _grown(
     from codesign.search.stacks import EXTENSIONS, scaled
 
     s = found.settings
-    plain = (("A" if "A" in s.primitives else "R") + ("F" if "F" in s.primitives else "")) * s.length
     stacks = {
-        "plain": plain[: s.length],
+        "plain": _alternating(s),
         "best": found.evaluations[0].stack,
         **{m: e.stack for m, e in found.aggregates.items()},
     }

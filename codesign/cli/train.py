@@ -299,6 +299,11 @@ def _tell(setup: TrainingSetup, outcome: TrainingOutcome, store: str, given: str
     for experiment, why in outcome.failed:
         a = experiment.spec.architecture
         print(f"  not trained: {a.n_layers} layers x {a.d_model}: {why}")
+    kept = [e.key for e in setup.campaign.experiments if (setup.campaign.folder / e.key / "weights.pt").is_file()]
+    if kept:
+        shown = kept[0] if len(kept) == 1 else "ID"
+        more = "" if len(kept) == 1 else f", {len(kept)} of them"
+        print(f"  trained models: {setup.campaign.folder}/{shown}{more}; codesign bits takes one")
     if outcome.before == len(setup.campaign.experiments):
         print("  nothing was missing: give another --seed, --tokens or --plan to train more")
     print(f"next: codesign fit --campaign {setup.campaign.name}{f' --store {given}' if given else ''}")

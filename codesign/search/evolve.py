@@ -28,6 +28,8 @@ Index = NDArray[np.int64]
 Array = NDArray[np.float64]
 
 COARSE_POINTS = 200_000
+#: Generations in a row without a point that is new after which a space counts as exhausted.
+_STALE = 20
 _WORST = 1e30  # objective of an infeasible point: dominated by everything
 
 
@@ -188,12 +190,12 @@ def evolve_space(
     """Search a space that is too large to enumerate.
 
     Args:
-        problem: what to search. seed: of everything random. evaluations: points to evaluate after the coarse grid.
+        problem: what to search. seed: of everything random. evaluations: different points to evaluate after the coarse grid.
         population: kept between generations. state: file for resuming with the identical result.
         on_progress: called after each generation.
 
     Returns:
-        The best frontier found, with the certificate ``heuristic: n evaluations, seed s``.
+        The best frontier found (of a space no larger than the coarse grid the exact one), with the certificate ``heuristic: n different points ...``; fewer where the space has no more.
 
     Raises:
         SchemaError: the state file is corrupt.
@@ -206,35 +208,46 @@ def evolve_space(
         categories=[AXES.index(axis) for axis in CATEGORIES], repair=space.repaired,
     )  # fmt: skip
     identity = fingerprint(problem, f"evolve {seed} {evaluations} {population}") if state else ""
-    done = feasible = 0
+    feasible, seen = 0, set[int]()
     if state is not None and state.exists():
-        done, feasible = _load(state, identity, evolution, front)
+        feasible, seen = _load(state, identity, evolution, front)
     if not evolution.generation:
         exact = enumerate_space(_on(problem, coarse), workers=1)
+        if coarse.size == space.size:  # nothing is left to search
+            return exact
         start = _from_coarse(problem, coarse, exact.front.index)
         front.add(exact.front.points, np.array([problem.space.linear(row) for row in start.tolist()], dtype=np.int64))
         chosen = np.unique(np.linspace(0, len(start) - 1, min(len(start), population // 2)).astype(np.int64))
         evolution.start = start[chosen]
-    while done < evaluations:
+    stale = 0
+    while len(seen) < evaluations and stale < _STALE:
         elite = np.array([problem.space.indices(int(i)) for i in front.index], dtype=np.int64)
-        asked = evolution.ask(elite.reshape(len(front), len(AXES)))[: max(evaluations - done, 1)]
+        asked = evolution.ask(elite.reshape(len(front), len(AXES)))
+        linear = np.ravel_multi_index(tuple(asked.T), space.lengths)
+        new = np.array([i not in seen for i in linear.tolist()], dtype=bool)
+        new &= np.isin(np.arange(len(linear)), np.unique(linear, return_index=True)[1])
+        asked, linear = asked[new], linear[new]
+        if len(asked) > evaluations - len(seen):  # any of them: they are in the order of their axes
+            rng = np.random.default_rng([seed, evolution.generation, 2])
+            some = rng.permutation(len(asked))[: evaluations - len(seen)]
+            asked, linear = asked[some], linear[some]
+        stale = 0 if len(asked) else stale + 1
         objectives, ok = evaluate_points(problem, asked)
         evolution.tell(asked, objectives)
-        linear = np.array([problem.space.linear(row) for row in asked[ok].tolist()], dtype=np.int64)
-        front.add(objectives[ok], linear)
-        done += len(asked)
+        front.add(objectives[ok], linear[ok])
+        seen.update(linear.tolist())
         feasible += int(ok.sum())
         if state is not None:
-            _save(state, identity, evolution, front, done, feasible)
+            _save(state, identity, evolution, front, seen, feasible)
         if on_progress is not None:
-            on_progress(Progress(done=done, total=evaluations, front=len(front)))
+            on_progress(Progress(done=len(seen), total=evaluations, front=len(front)))
     if state is not None and state.exists():
         state.unlink()
     certificate = (
-        f"heuristic: {done:,} evaluations of {problem.space.size:,} points, seed {seed}, started from the exact frontier of "
-        f"a coarser grid of {coarse.size:,}; {len(front):,} on the frontier"
+        f"heuristic: {len(seen):,} different points of {problem.space.size:,} evaluated, seed {seed}, after all {coarse.size:,} of a coarser "
+        f"grid (impossible ones counted in both); {len(front):,} on the frontier"
     )
-    return SearchResult(front=front, n_evaluated=done, n_feasible=feasible, exact=False, certificate=certificate)
+    return SearchResult(front=front, n_evaluated=len(seen), n_feasible=feasible, exact=False, certificate=certificate)
 
 
 def _on(problem: Problem, space: Any) -> Problem:
@@ -269,26 +282,26 @@ def _unhex(rows: list[list[str]], width: int) -> Array:
     return np.array([[float.fromhex(v) for v in row] for row in rows], dtype=float).reshape(len(rows), width)
 
 
-def _save(path: Path, identity: str, evolution: Evolution, front: Front, done: int, feasible: int) -> None:
+def _save(path: Path, identity: str, evolution: Evolution, front: Front, seen: set[int], feasible: int) -> None:
     data = {
-        "identity": identity, "done": done, "feasible": feasible,
+        "identity": identity, "seen": sorted(seen), "feasible": feasible,
         "generation": evolution.generation, "x": evolution.x.tolist(), "f": _hex(evolution.f),
         "index": front.index.tolist(), "points": _hex(front.points),
     }  # fmt: skip
     save_state(path, data)
 
 
-def _load(path: Path, identity: str, evolution: Evolution, front: Front) -> tuple[int, int]:
+def _load(path: Path, identity: str, evolution: Evolution, front: Front) -> tuple[int, set[int]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["identity"] != identity:
-            return 0, 0
+            return 0, set()
         k = evolution.n_objectives
         evolution.generation = data["generation"]
         evolution.x, evolution.f = np.array(data["x"], dtype=np.int64), _unhex(data["f"], k)
         front.index, front.points = np.array(data["index"], dtype=np.int64), _unhex(data["points"], k)
         if len(front.index) != len(front.points) or len(evolution.x) != len(evolution.f):
             raise ValueError("points and objectives differ in number")
-        return int(data["done"]), int(data["feasible"])
+        return int(data["feasible"]), {int(i) for i in data["seen"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SchemaError(f"the search state {path} is corrupt ({error}); delete it to start again") from error

@@ -210,5 +210,7 @@ def read_frontier(path: Path) -> Frontier:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SchemaError(f"cannot read the frontier {file}: {error}; give the folder of a run") from error
+        raise SchemaError(
+            f"cannot read the frontier {file}: {getattr(error, 'strerror', None) or error}; give the folder of a run"
+        ) from error
     return Frontier.from_jsonl(text, str(file))

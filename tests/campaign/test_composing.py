@@ -85,9 +85,18 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(SpecError, match=message):
             ComposeSettings(**change)  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match="more than there are stacks"):
+    with pytest.raises(SpecError, match="more than the 8 stacks of 2 sublayers"):
         compose(
             ComposeSettings(length=2, evaluations=99, tasks=("recall",)),
             tmp_path / "e.jsonl",
             evaluate=lambda s: {"recall": 0.5},
         )
+
+
+def test_every_stack_there_is_can_be_tried(tmp_path: Path) -> None:
+    found = compose(
+        ComposeSettings(length=2, evaluations=8, tasks=("recall",)),
+        tmp_path / "e.jsonl",
+        evaluate=lambda s: {"recall": 0.5},
+    )
+    assert len({e.stack for e in found.evaluations}) == 8

@@ -35,6 +35,15 @@ def test_a_trained_model_gets_its_bits(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "ck" / "runs").iterdir()
+    assert f"trained models: {tmp_path}/ck/runs/{run.name}; codesign bits takes one" in done.stdout
+    unwritable = codesign(
+        tmp_path, "train", "--config", "config.json", "--data", "text.txt", "--checkpoints", "text.txt/x"
+    )
+    assert (
+        unwritable.returncode == 2
+        and "cannot write checkpoints to" in unwritable.stderr
+        and "Errno" not in unwritable.stderr
+    )
     given = (
         "bits",
         str(run),

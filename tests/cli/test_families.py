@@ -130,6 +130,11 @@ def test_the_largest_design_in_the_least_time(tmp_path: Path) -> None:
         (("compose", "--device", "orin", "--primitives", "attention,rnn"), "unknown primitive 'rnn'; known: attention, mlp"),
         (("compose", "--device", "orin", "--primitives", "mamba2,gdn"), "a stack has one kind at most"),
         (("compose", "--device", "orin", "--primitives", "mlp"), "with A or R among them"),
+        (("compose", "--device", "orin", "--primitives", "attention"), "evaluations 24 are more than the 1 stack of 16 sublayers"),
+        (("compose", "--device", "orin", "--primitives", "attention,mlp", "--layers", "4"), "more than the 15 stacks of 4"),
+        (("compose", "--device", "orin", "--vocab", "1"), "--vocab 1 must be at least 2"),
+        (("compose", "--device", "orin", "--targets", "350M,2M"), "2e+06 parameters are out of reach"),
+        (("compose", "--device", "orin", "--tasks", "recall,foo"), "unknown task 'foo'"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

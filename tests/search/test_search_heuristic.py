@@ -74,7 +74,10 @@ def test_hypervolume_is_close_to_the_exact_one(objectives: tuple[str, ...]) -> N
         found = evolve_space(p, seed=seed, evaluations=4000)
         assert 0.97 <= share(found, exact) <= 1 + 1e-9
         assert not found.exact
-        assert found.certificate.startswith("heuristic: 4,000 evaluations of ") and f"seed {seed}" in found.certificate
+        assert (
+            found.certificate.startswith("heuristic: 4,000 different points of ")
+            and f"seed {seed}" in found.certificate
+        )
 
 
 def test_the_warm_start_is_the_front_of_the_coarse_grid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +92,27 @@ def test_the_warm_start_is_the_front_of_the_coarse_grid(monkeypatch: pytest.Monk
     assert share(found, coarse) >= 1 - 1e-12
     cold = Evolution(p.space.lengths, n_objectives=3, seed=1, population=10)
     assert len(cold.ask()) == 10
+
+
+def test_no_point_is_evaluated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a space that is used up ends the search, with its exact frontier."""
+    p = problem()
+    assert evolve_space(p, evaluations=20_000).certificate == enumerate_space(p, workers=1).certificate
+    monkeypatch.setattr(evolve_module, "COARSE_POINTS", 200)
+    asked: list[np.ndarray] = []
+    real = evolve_module.evaluate_points
+
+    def counted(given: Problem, indices: np.ndarray) -> Any:
+        asked.append(indices)
+        return real(given, indices)
+
+    monkeypatch.setattr(evolve_module, "evaluate_points", counted)
+    found = evolve_space(p, evaluations=20_000)
+    points = np.concatenate(asked)
+    assert len(np.unique(points, axis=0)) == len(points) == found.n_evaluated < p.space.size
+    assert share(found, enumerate_space(p, workers=1)) > 0.999
+    few = evolve_space(p, evaluations=333)
+    assert few.n_evaluated == 333 and "333 different points of 5,760" in few.certificate
 
 
 def test_the_coarse_grid_is_a_subset() -> None:
@@ -159,8 +183,8 @@ def test_a_stopped_heuristic_search_goes_on_identically(tmp_path: Path, objectiv
     for calls in (1, 3):
         with pytest.raises(Stop):
             evolve_space(p, seed=2, evaluations=2500, state=state, on_progress=stop_after(calls))
-    done = json.loads(state.read_text())["done"]
-    assert 0 < done < 2500
+    seen = json.loads(state.read_text())["seen"]
+    assert 0 < len(seen) == len(set(seen)) < 2500
     assert same(evolve_space(p, seed=2, evaluations=2500, state=state), whole)
     assert not state.exists()
 
@@ -213,7 +237,7 @@ def test_a_corrupt_state_is_refused_in_one_line(
     tmp_path: Path, content: str, solver: Callable[..., SearchResult]
 ) -> None:
     state = tmp_path / "state.json"
-    p = problem()
+    p = problem() if solver is enumerate_space else problem(middle_space())
     if content == "good-but-cut":
         slow = {"save_every_s": 0, "workers": 1} if solver is enumerate_space else {}
         with pytest.raises(Stop):
@@ -241,7 +265,7 @@ def test_a_billion_points_go_to_the_heuristic_without_being_held() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.provenance["exact"] is False and found.provenance["certificate"].startswith(
-        "heuristic: 600 evaluations of"
+        "heuristic: 600 different points of"
     )
     assert peak < 300e6
     assert len(found.candidates) > 10
