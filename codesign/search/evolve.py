@@ -20,7 +20,7 @@ from codesign.errors import SchemaError
 from codesign.search.enumerate import Progress, SearchResult, enumerate_space, fingerprint, save_state
 from codesign.search.front import Front
 from codesign.search.problem import Problem
-from codesign.search.space import AXES, CATEGORIES
+from codesign.search.space import AXES, CATEGORIES, DesignSpace
 
 __all__ = ["Evolution", "evolve_space"]
 
@@ -222,13 +222,12 @@ def evolve_space(
     stale = 0
     while len(seen) < evaluations and stale < _STALE:
         elite = np.array([problem.space.indices(int(i)) for i in front.index], dtype=np.int64)
-        asked = evolution.ask(elite.reshape(len(front), len(AXES)))
-        linear = np.ravel_multi_index(tuple(asked.T), space.lengths)
-        new = np.array([i not in seen for i in linear.tolist()], dtype=bool)
-        new &= np.isin(np.arange(len(linear)), np.unique(linear, return_index=True)[1])
-        asked, linear = asked[new], linear[new]
+        rng = np.random.default_rng([seed, evolution.generation, 2])
+        asked, linear = _unseen(space, evolution.ask(elite.reshape(len(front), len(AXES))), seen)
+        if len(asked) < population // 2:  # converged: look elsewhere, too
+            fresh = space.repaired(rng.integers(0, space.lengths, size=(population, len(AXES))))
+            asked, linear = _unseen(space, np.concatenate([asked, fresh]), seen)
         if len(asked) > evaluations - len(seen):  # any of them: they are in the order of their axes
-            rng = np.random.default_rng([seed, evolution.generation, 2])
             some = rng.permutation(len(asked))[: evaluations - len(seen)]
             asked, linear = asked[some], linear[some]
         stale = 0 if len(asked) else stale + 1
@@ -248,6 +247,14 @@ def evolve_space(
         f"grid (impossible ones counted in both); {len(front):,} on the frontier"
     )
     return SearchResult(front=front, n_evaluated=len(seen), n_feasible=feasible, exact=False, certificate=certificate)
+
+
+def _unseen(space: DesignSpace, points: Index, seen: set[int]) -> tuple[Index, Index]:
+    """Points (n, axes) that are not among the linear indices seen, each once, and their linear indices."""
+    linear = np.ravel_multi_index(tuple(points.T), space.lengths)
+    new = np.array([i not in seen for i in linear.tolist()], dtype=bool)
+    new &= np.isin(np.arange(len(linear)), np.unique(linear, return_index=True)[1])
+    return points[new], linear[new]
 
 
 def _on(problem: Problem, space: Any) -> Problem:
