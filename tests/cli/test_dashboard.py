@@ -21,13 +21,18 @@ from command_line import codesign, command, environment
 pytest.importorskip("flask", reason="the extra 'dashboard' is not installed")
 
 
+def _terminal() -> None:
+    """Signals as a terminal's child has them: a shell's background jobs ignore Ctrl-C, those of nohup a closed terminal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def serving(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the address that it printed."""
-    # a shell that runs tests in the background has its children ignore Ctrl-C; a terminal's do not
     process = subprocess.Popen(
         command("dashboard", "--port", "0", *arguments), cwd=home, env=environment(home), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        stderr=subprocess.PIPE, text=True, preexec_fn=_terminal,
     )  # fmt: skip
     try:
         assert process.stdout is not None and process.stderr is not None
