@@ -34,7 +34,8 @@ CONTEXT, STEPS, PASSES, EACH = 512, (1, 2, 3, 5, 9), 10, 4
 def measured(arch: Architecture) -> dict[int, float]:
     """Seconds by new tokens."""
     model = random_decoder(arch)
-    cache = [tuple(torch.randn(shape) * 0.02 for shape in shapes) for shapes in model.cache_shapes(1, CONTEXT)]
+    spec = model.cache_spec(1, CONTEXT, torch.float32)
+    cache = [tuple(torch.randn(shape) * 0.02 for shape, _ in parts) for parts in spec]
     found = {}
     for step in STEPS:
         ids, positions = torch.randint(arch.vocab_size, (1, step)), torch.arange(CONTEXT, CONTEXT + step)[None]
@@ -61,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     rows = families.rows_of(RESULTS / "family_measurements.jsonl.gz")["decode"]
-    seconds_per = fit_terms(rows, families.PRIOR)[0]
+    seconds_per = fit_terms(rows, families.PLACES["host"].prior()["decode"])[0]
     tried = {name: families.architectures()[name][:EACH] for name in ("dense", "experts")}
     sizes = [arch.params_total for archs in tried.values() for arch in archs]
     lines = [

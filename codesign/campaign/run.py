@@ -50,7 +50,7 @@ class Campaign:
         name: equal names share their records. architectures: either the models to measure, or the pool to plan from.
         plan: how many of the pool to measure; None: all, in order. precision, engine, engine_options, device, power_mode,
             points, settings: of every visit. engine_version, machine: records of others do not count as visits (empty: unknown).
-            force: see `Task`.
+            force, energy: see `Task`.
         visits: to each architecture at least, as far apart as the campaign is long. again_log: architectures with a pass
             whose two best visits differ by more (in ln seconds) get up to two more, if more than one was asked for.
         compose: measure depth 1 and a third of the depth instead of models of 8 layers or more. seed: of random weights and choices.
@@ -67,6 +67,7 @@ class Campaign:
     machine: str = ""
     power_mode: str | None = None
     force: bool = False
+    energy: bool = True
     points: tuple[Point, ...]
     settings: TimingSettings = TimingSettings()
     visits: int = 2
@@ -81,7 +82,7 @@ class Campaign:
         return Task(
             architecture=arch, precision=self.precision, engine=self.engine, engine_options=self.engine_options,
             points=self.points, device=self.device, power_mode=self.power_mode, campaign=self.name,
-            settings=self.settings, depths=depths, force=self.force,
+            settings=self.settings, depths=depths, force=self.force, energy=self.energy,
         )  # fmt: skip
 
 

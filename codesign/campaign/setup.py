@@ -127,6 +127,7 @@ def build_campaigns(
     seed: int,
     remote: bool,
     force: bool,
+    energy: bool = True,
 ) -> Setup:
     """Everything that a campaign needs, or the reason why it cannot run, before anything is measured.
 
@@ -180,7 +181,7 @@ def build_campaigns(
             Campaign(
                 name=f"{name}-{form}" if name and len(forms) > 1 else name or _name(target, engine, form, (target.power_mode, sorted(options.items()), timed, kind, pool, compose, here)),
                 architectures=archs, plan=plan, precision=form, engine=engine, engine_options=options, device=target.name,
-                power_mode=target.power_mode, points=timed, machine=here, force=force,
+                power_mode=target.power_mode, points=timed, machine=here, force=force, energy=energy,
                 engine_version=local.version if local else "", visits=visits, compose=compose, seed=seed,
             )
         )  # fmt: skip

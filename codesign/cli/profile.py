@@ -71,6 +71,9 @@ def profile(
         str | None, typer.Option(help="Resource label of the Dask workers; default: the device.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 1,
+    energy: Annotated[
+        bool, typer.Option(help="Where a power meter is: take 3 s more a pass for its energy (default), or not.")
+    ] = True,
     force: Annotated[
         bool, typer.Option("--force", help="Profile although the machine looks like another device.")
     ] = False,
@@ -102,7 +105,7 @@ def profile(
         device=device, power_mode=power_mode, engine=engine, options=options, threads=threads, models=chosen, space=space,
         plan=plan, random=random, max_params=parse_count(max_params, "--max-params") if max_params else None, precisions=parse_list(precision),
         prompt=prompt, generate=generate, batch=batch, phase=phase, visits=visits, compose=compose, name=campaign, seed=seed,
-        remote=remote, force=force,
+        remote=remote, force=force, energy=energy,
     )  # fmt: skip
     if layers:
         _show_layers(setup, chosen)

@@ -10,12 +10,14 @@ from codesign.architecture import Architecture
 from codesign.models.features import Features
 
 __all__ = [
-    "Attention", "FeedForward", "FeedForwardBlock", "KeyValues", "RMSNorm", "add_feed_forward", "causal_scores", "feed_forward",
+    "Attention", "CacheSpec", "FeedForward", "FeedForwardBlock", "KeyValues", "RMSNorm", "add_feed_forward", "causal_scores", "feed_forward",
     "norm_of", "rotary_angles", "rotate", "set_weights",
 ]  # fmt: skip
 
 #: Keys and values of one layer, each (batch, n_kv_heads, past, d_head), keys rotated.
 KeyValues = tuple[Tensor, Tensor]
+#: Shape and type of each tensor that one layer keeps.
+CacheSpec = list[tuple[tuple[int, ...], torch.dtype]]
 _ALPHA, _CLAMP = 1.702, 7.0
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from codesign.architecture import Architecture
 from codesign.models.blocks import (
     Attention,
+    CacheSpec,
     RMSNorm,
     add_feed_forward,
     feed_forward,
@@ -26,7 +27,7 @@ from codesign.models.blocks import (
 from codesign.models.features import Features, features, is_mixture, is_stack
 from codesign.models.shared_stack import SharedStack
 from codesign.models.stack import Stack
-from codesign.models.weights import RandomWeights
+from codesign.models.weights import STD, RandomWeights
 
 __all__ = ["Cache", "Decoder", "build_decoder", "random_decoder"]
 
@@ -106,11 +107,11 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         x = self.final_norm(x[:, -1:] if last_only else x)
         return F.linear(x, self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight), present
 
-    def cache_shapes(self, batch: int, past: int) -> list[list[tuple[int, ...]]]:
-        """Shapes of each layer's cache after `past` tokens; layers with a window keep its last ones, as serving does."""
+    def cache_spec(self, batch: int, past: int, dtype: torch.dtype) -> list[CacheSpec]:
+        """Each layer's cache after `past` tokens; layers with a window keep its last ones, as serving does."""
         arch, window = self.arch, max(self.arch.window_tokens - 1, 0)
         lengths = [min(past, window) if sliding else past for sliding in self.has.sliding]
-        return [[(batch, arch.n_kv_heads, length, arch.d_head)] * 2 for length in lengths]
+        return [[((batch, arch.n_kv_heads, length, arch.d_head), dtype)] * 2 for length in lengths]
 
     def initialise(self, seed: int) -> Decoder:
         """Weights to start training from: normal with standard deviation 0.02, gains 1, biases 0, as transformers does."""
@@ -132,15 +133,20 @@ def build_decoder(arch: Architecture) -> Any:
 def random_decoder(
     arch: Architecture, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: Any = "cpu"
 ) -> Any:
-    """A decoder with random weights to be timed, made at the speed of a copy (to train, use `Decoder.initialise`)."""
+    """A decoder with random weights to be timed, made at the speed of a copy (to train, use `Decoder.initialise`).
+
+    On a GPU they are drawn there, with the generator of its own that torch has for it.
+    """
     with torch.device("meta"):
         model = build_decoder(arch)
     model.to(dtype).to_empty(device=device)
-    random = RandomWeights(seed)
+    random, generator = RandomWeights(seed), torch.Generator(device=device).manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
+            elif parameter.device.type != "cpu":
+                parameter.normal_(0.0, STD, generator=generator)
             else:
                 parameter.copy_(torch.from_numpy(random.normal(tuple(parameter.shape), "float32")))
     model.eval()

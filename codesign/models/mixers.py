@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from codesign._mixers import CHUNK_TOKENS, conv_width, projection_widths, recurrent_inner
 from codesign.architecture import Architecture
-from codesign.models.blocks import RMSNorm, causal_scores, rotate
+from codesign.models.blocks import CacheSpec, RMSNorm, causal_scores, rotate
 from codesign.models.scans import chunked, delta_chunks, delta_step, mlstm_chunks, mlstm_step, ssd_chunks, ssd_step
 
 __all__ = ["MLSTM", "RECURRENT", "DeltaNet", "LatentAttention", "Mamba1", "Mamba2", "Recurrent", "ShortConv"]
@@ -42,16 +42,16 @@ class Recurrent(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         a = self.arch
         return [(batch, a.n_state_heads, a.d_state_key, a.d_state_value)]
 
-    def cache_shapes(self, batch: int, past: int) -> list[tuple[int, ...]]:
-        """Shapes of the cache, whatever the past."""
-        taps = [(batch, self.convolved, self.arch.d_conv - 1)] if self.arch.d_conv else []
-        return [*taps, *self.state_shapes(batch)]
+    def cache_spec(self, batch: int, past: int, dtype: torch.dtype) -> CacheSpec:
+        """Shape and type of each part of the cache, whatever the past: the convolution's inputs in `dtype`, states in fp32."""
+        taps = [((batch, self.convolved, self.arch.d_conv - 1), dtype)] if self.arch.d_conv else []
+        return [*taps, *((shape, torch.float32) for shape in self.state_shapes(batch))]
 
     def forward(self, x: Tensor, past: Cache | None) -> tuple[Tensor, Cache]:
         if past is None:
             past = tuple(
-                torch.zeros(shape, dtype=torch.float32 if i or not self.arch.d_conv else x.dtype, device=x.device)
-                for i, shape in enumerate(self.cache_shapes(x.shape[0], 0))
+                torch.zeros(shape, dtype=dtype, device=x.device)
+                for shape, dtype in self.cache_spec(x.shape[0], 0, x.dtype)
             )
         return self._mix(self.in_proj(x), past)
 
@@ -283,9 +283,9 @@ class LatentAttention(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         self.kv_up = nn.Linear(rank, heads * (self.nope + self.value), bias=False)
         self.o_proj = nn.Linear(heads * self.value, d, bias=False)
 
-    def cache_shapes(self, batch: int, past: int) -> list[tuple[int, ...]]:
+    def cache_spec(self, batch: int, past: int, dtype: torch.dtype) -> CacheSpec:
         """Latents and rotated keys of the past."""
-        return [(batch, past, self.arch.kv_rank), (batch, past, self.arch.d_rope)]
+        return [((batch, past, self.arch.kv_rank), dtype), ((batch, past, self.arch.d_rope), dtype)]
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], past: Cache | None) -> tuple[Tensor, Cache]:
         a, (batch, new, _) = self.arch, x.shape

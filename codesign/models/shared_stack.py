@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from codesign._layout import sublayers
 from codesign.architecture import Architecture
 from codesign.errors import SpecError
-from codesign.models.blocks import RMSNorm, causal_scores, set_weights
+from codesign.models.blocks import CacheSpec, RMSNorm, causal_scores, set_weights
 from codesign.models.features import features
 from codesign.models.mixers import Mamba2
 
@@ -81,15 +81,15 @@ class SharedStack(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         self.final_norm = RMSNorm(arch.d_model, eps)
         self.lm_head = None if arch.tied_embeddings else nn.Linear(arch.d_model, arch.vocab_size, bias=False)
 
-    def cache_shapes(self, batch: int, past: int) -> list[list[tuple[int, ...]]]:
-        """Shapes of each entry of the cache after `past` tokens."""
+    def cache_spec(self, batch: int, past: int, dtype: torch.dtype) -> list[CacheSpec]:
+        """Each entry of the cache after `past` tokens."""
         arch = self.arch
-        shapes: list[list[tuple[int, ...]]] = []
+        spec: list[CacheSpec] = []
         for layer, used in zip(self.layers, self.used, strict=True):
             if used:
-                shapes.append([(batch, arch.n_kv_heads, past, arch.d_head)] * 2)
-            shapes.append(layer.cache_shapes(batch, past))
-        return shapes
+                spec.append([((batch, arch.n_kv_heads, past, arch.d_head), dtype)] * 2)
+            spec.append(layer.cache_spec(batch, past, dtype))
+        return spec
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor | None = None, past: Cache | None = None, last_only: bool = True

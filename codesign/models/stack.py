@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from codesign._layout import sublayers
 from codesign.architecture import Architecture
-from codesign.models.blocks import Attention, FeedForwardBlock, RMSNorm, rotary_angles, set_weights
+from codesign.models.blocks import Attention, CacheSpec, FeedForwardBlock, RMSNorm, rotary_angles, set_weights
 from codesign.models.features import features
 from codesign.models.mixers import RECURRENT, LatentAttention, Recurrent
 
@@ -71,20 +71,20 @@ class Stack(nn.Module):  # type: ignore[misc]  # torch is Any to mypy
         self.final_norm = RMSNorm(arch.d_model, self.has.norm_eps)
         self.lm_head = None if arch.tied_embeddings else nn.Linear(arch.d_model, arch.vocab_size, bias=False)
 
-    def cache_shapes(self, batch: int, past: int) -> list[list[tuple[int, ...]]]:
-        """Shapes of each entry of the cache after `past` tokens; layers with a window keep its last ones."""
+    def cache_spec(self, batch: int, past: int, dtype: torch.dtype) -> list[CacheSpec]:
+        """Each entry of the cache after `past` tokens; layers with a window keep its last ones."""
         arch = self.arch
-        shapes: list[list[tuple[int, ...]]] = []
+        spec: list[CacheSpec] = []
         for index in self.order:
             layer = self.sublayers[index] if index >= 0 else None
             if layer is None or layer.letter in "FE" or index in self.sources:
                 continue
             if isinstance(layer.block, Attention):
                 kept = min(past, arch.window_tokens - 1) if layer.letter == "W" else past
-                shapes.append([(batch, layer.block.arch.n_kv_heads, kept, arch.d_head)] * 2)
+                spec.append([((batch, layer.block.arch.n_kv_heads, kept, arch.d_head), dtype)] * 2)
             else:
-                shapes.append(layer.block.cache_shapes(batch, past))
-        return shapes
+                spec.append(layer.block.cache_spec(batch, past, dtype))
+        return spec
 
     def forward(
         self,

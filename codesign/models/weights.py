@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _POOL = (1 << 20) + 7  # not a multiple of any row, so that rows differ
-_STD = 0.02  # the usual initialisation; keeps every activation far inside the range of fp16
+STD = 0.02  # the usual initialisation; keeps every activation far inside the range of fp16
 
 
 class RandomWeights:
@@ -39,18 +39,18 @@ class RandomWeights:
 
     def normal(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Normal numbers of standard deviation 0.02."""
-        return self._tile("normal", shape, dtype, lambda r: (r.standard_normal(_POOL, np.float32) * _STD).astype(dtype))
+        return self._tile("normal", shape, dtype, lambda r: (r.standard_normal(_POOL, np.float32) * STD).astype(dtype))
 
     def int8(self, inputs: int, outputs: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """An int8 matrix (inputs, outputs) and its scales by column."""
         q = self._tile("int8", (inputs, outputs), np.int8,
                        lambda r: np.clip(np.rint(r.standard_normal(_POOL) * 32), -127, 127).astype(np.int8))  # fmt: skip
-        return q, self._scales((outputs,), _STD / 32)
+        return q, self._scales((outputs,), STD / 32)
 
     def int4(self, inputs: int, outputs: int, block: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """A packed 4-bit matrix (inputs * outputs / 2 bytes, rounded up) and its scales by block and column."""
         q = self._tile("int4", ((inputs * outputs + 1) // 2,), np.uint8, lambda r: r.integers(0, 256, _POOL, np.uint8))
-        return q, self._scales((-(-inputs // block), outputs), _STD / 4.6)  # 4.6: standard deviation of -8 .. 7
+        return q, self._scales((-(-inputs // block), outputs), STD / 4.6)  # 4.6: standard deviation of -8 .. 7
 
     def _scales(self, shape: tuple[int, ...], mean: float) -> NDArray[np.float32]:
         return self._tile(f"scale{mean}", shape, np.float32,

@@ -168,7 +168,7 @@ class Task:
     engine: a name that `open_engine` knows; engine_options: text options for it (threads, provider, ...); device,
     power_mode, campaign: written into the records. depths: measure two shallower models of the same shape instead, and
     compose the whole one from them (see `codesign.profilers.compose`). force: take the user's word for device and power
-    mode; else each visit is refused where the machine is another or in another mode.
+    mode; else each visit is refused where the machine is another or in another mode. energy: measure it, where a meter is.
     """
 
     architecture: Architecture
@@ -182,6 +182,7 @@ class Task:
     settings: TimingSettings = TimingSettings()
     depths: tuple[int, int] | None = None
     force: bool = False
+    energy: bool = True
 
     def __post_init__(self) -> None:
         if not self.points:

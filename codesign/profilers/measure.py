@@ -121,7 +121,7 @@ def _visit(
         check_board(facts, task.device, task.power_mode, accelerator=accelerator)
     free, copies = _free_B(engine, facts), _COPIES_OF.get(engine.name, _COPIES)
     check_memory(arch, task.precision, task.points, free, copies)
-    meter = find_meter(root, accelerator=accelerator)
+    meter = find_meter(root, accelerator=accelerator) if task.energy else None
     with _pinned(engine), PeakMemory() as memory, _loaded(engine, task, arch) as model:
         with _told(engine):
             runs = {point: model.runner(point) for point in task.points}

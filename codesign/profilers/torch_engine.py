@@ -16,17 +16,19 @@ __all__ = ["TorchEngine", "TorchModel"]
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-_OPTIONS = ("provider", "threads", "compile")
+_OPTIONS = ("provider", "threads", "compile", "graph")
 _STD = 0.02  # of the cache's random numbers: far inside the range of fp16
 
 
 class TorchEngine:
-    """See `Engine`. Options: provider (cpu, cuda; default cpu), threads (default 1, CPU only), compile (default false).
+    """See `Engine`. Options: provider (cpu, cuda; default cpu), threads (default 1, CPU only), compile, graph (default false).
 
     compile=true runs `torch.compile` anew for every pass with its shapes fixed, on CUDA with CUDA graphs (mode
-    reduce-overhead); it compiles when a pass is prepared, which takes seconds to minutes. On CUDA the seconds of CUDA
-    events count, with one CPU thread process CPU time, else wall time. fp16 and bf16 on a CPU are run as asked: without
-    instructions for them they are slower than fp32.
+    reduce-overhead); it compiles when a pass is prepared, which takes seconds to minutes. graph=true (CUDA only) captures the
+    eager pass as a CUDA graph and times its replays, in less than a second: Python and the launches of kernels, which bound
+    eager decoding on a fast GPU, are left out as serving engines leave them out. On CUDA the seconds of CUDA events count, with
+    one CPU thread process CPU time, else wall time. fp16 and bf16 on a CPU are run as asked: without instructions for them they
+    are slower than fp32.
     """
 
     name = "torch"
@@ -43,7 +45,14 @@ class TorchEngine:
         self.compiled = _one_of(options, "compile", ("false", "true")) == "true"
         self.version = str(torch.__version__)
         self.precisions: tuple[str, ...] = _PRECISIONS
+        self.graph = _one_of(options, "graph", ("false", "true")) == "true"
         self.options: Mapping[str, str] = {"provider": self.provider, "compile": str(self.compiled).lower()}
+        if self.graph and (self.provider != "cuda" or self.compiled):
+            raise SpecError(
+                "option graph=true goes with provider=cuda and without compile=true, which has CUDA graphs already"
+            )
+        if self.graph:  # only where it is on: records of before have no such option
+            self.options = {**self.options, "graph": "true"}
         self.device_memory_B: float | None = None
         if self.provider == "cuda":
             if "threads" in options:
@@ -64,6 +73,10 @@ class TorchEngine:
         """See `Engine.load`; the weights are random, made at the speed of a copy."""
         if precision not in self.precisions:
             raise SpecError(f"torch does not run '{precision}'; allowed: {', '.join(self.precisions)}")
+        if self.graph and arch.n_experts:
+            raise SpecError(
+                "option graph=true: the host reads which experts torch routes to, so a mixture's pass is no CUDA graph; leave it out"
+            )
         from codesign.models.decoder import random_decoder
 
         torch = self._torch
@@ -74,15 +87,17 @@ class TorchEngine:
             module = random_decoder(arch, seed=seed, dtype=dtype, device=self.provider)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             raise MeasurementError(f"torch could not build the model: {_first_line(error)}") from error
-        return TorchModel(torch, module, arch, dtype, self.provider, self.compiled)
+        return TorchModel(torch, module, arch, dtype, self.provider, compiled=self.compiled, graph=self.graph)
 
 
 class TorchModel:
     """A decoder with random weights; see `LoadedModel`."""
 
-    def __init__(self, torch: Any, module: Any, arch: Architecture, dtype: Any, device: str, compiled: bool) -> None:
+    def __init__(
+        self, torch: Any, module: Any, arch: Architecture, dtype: Any, device: str, *, compiled: bool, graph: bool
+    ) -> None:
         self._torch, self._module, self._arch = torch, module, arch
-        self._dtype, self._device, self._compiled = dtype, device, compiled
+        self._dtype, self._device, self._compiled, self._graph = dtype, device, compiled, graph
 
     def runner(self, point: Point) -> Callable[[], float | None]:
         """Prepare inputs and cache; a pass computes the last token's logits and the new cache, and drops both."""
@@ -94,9 +109,8 @@ class TorchModel:
             ids = torch.randint(arch.vocab_size, (batch, point.tokens), generator=rng).to(self._device)
             positions = torch.arange(past, past + point.tokens).expand(batch, -1).contiguous().to(self._device)
             # each layer has a cache of its own, as in a real model
-            cache = [
-                tuple(self._tensor(shape, rng) for shape in shapes) for shapes in self._module.cache_shapes(batch, past)
-            ]
+            spec = self._module.cache_spec(batch, past, self._dtype)
+            cache = [tuple(self._tensor(shape, dtype, rng) for shape, dtype in parts) for parts in spec]
         except RuntimeError as error:
             raise MeasurementError(f"torch could not prepare the pass: {_first_line(error)}") from error
         forward = self._forward()
@@ -105,6 +119,9 @@ class TorchModel:
             with torch.inference_mode():
                 forward(ids, positions, cache if past else None, last_only=True)
 
+        if self._graph:
+            with _one_line():
+                once = _captured(torch, once)
         run = _timed_cuda(torch, once) if self._device == "cuda" else _plain(once)
         if self._compiled:  # the first passes compile, and on CUDA capture graphs: no part of any timing
             for _ in range(3 if self._device == "cuda" else 1):
@@ -119,8 +136,8 @@ class TorchModel:
         mode = "reduce-overhead" if self._device == "cuda" else "default"
         return self._torch.compile(self._module, dynamic=False, mode=mode)
 
-    def _tensor(self, shape: tuple[int, ...], rng: Any) -> Any:
-        return (self._torch.randn(shape, generator=rng) * _STD).to(self._dtype).to(self._device)
+    def _tensor(self, shape: tuple[int, ...], dtype: Any, rng: Any) -> Any:
+        return (self._torch.randn(shape, generator=rng) * _STD).to(dtype).to(self._device)
 
     def close(self) -> None:
         """Drop the weights, on CUDA give their memory back to the device."""
@@ -150,6 +167,21 @@ def _timed_cuda(torch: Any, once: Callable[[], None]) -> Callable[[], float]:
             return float(start.elapsed_time(end)) * 1e-3  # torch gives milliseconds
 
     return run
+
+
+def _captured(torch: Any, once: Callable[[], None]) -> Callable[[], None]:
+    """The replay of a pass captured as a CUDA graph, after passes on a stream of their own as torch's notes on CUDA graphs ask."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            once()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        once()
+    replay: Callable[[], None] = graph.replay
+    return replay
 
 
 @contextmanager

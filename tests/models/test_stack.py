@@ -94,6 +94,24 @@ def test_tokens_one_by_one_give_what_the_prompt_gives(name: str) -> None:
     torch.testing.assert_close(found, whole[:, tokens - 7 :], atol=2e-4, rtol=2e-3)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU that torch can use")
+@pytest.mark.parametrize("name", STACKS)
+def test_a_gpu_computes_what_the_cpu_does(name: str) -> None:
+    """A prompt and a token after it, fp32."""
+    arch = STACKS[name]
+    model = build_decoder(arch).initialise(1).eval()
+    ids = torch.randint(arch.vocab_size, (2, 70), generator=torch.Generator().manual_seed(2))
+    found = []
+    for device in ("cpu", "cuda"):
+        on = model.to(device)
+        with torch.inference_mode():
+            whole, cache = on(ids[:, :-1].to(device), last_only=False)
+            step, _ = on(ids[:, -1:].to(device), past=cache)
+        found.append((whole.cpu(), step.cpu()))
+    for cpu, gpu in zip(*found, strict=True):
+        torch.testing.assert_close(gpu, cpu, atol=2e-4, rtol=2e-3)
+
+
 def test_chunks_equal_the_recurrence_token_by_token() -> None:
     """Each scan against its own step, from a state that is not zero."""
     from codesign.models import scans
@@ -383,7 +401,9 @@ def test_flops_of_a_step_equal_those_that_torch_counts(name: str) -> None:
     """
     arch = STACKS[name]
     model, batch, past = random_decoder(arch), 2, 24
-    cache = [tuple(torch.randn(s) * 0.1 for s in shapes) for shapes in model.cache_shapes(batch, past)]
+    cache = [
+        tuple(torch.randn(shape) * 0.1 for shape, _ in parts) for parts in model.cache_spec(batch, past, torch.float32)
+    ]
     ids, positions = torch.zeros(batch, 1, dtype=torch.long), torch.full((batch, 1), past)
     counted = _counted(model, lambda: model(ids, positions, cache))
     workload = Workload(prompt_tokens=past, output_tokens=1, batch_size=batch)
@@ -397,15 +417,16 @@ def test_flops_of_a_step_equal_those_that_torch_counts(name: str) -> None:
     assert counted == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", STACKS)
-def test_the_cache_has_the_bytes_that_the_cost_model_says(name: str) -> None:
-    arch, past = STACKS[name], 40
-    shapes = build_decoder(arch).cache_shapes(3, past)
-    held = sum(4 * int(torch.Size(s).numel()) for entry in shapes for s in entry)
+def test_the_cache_has_the_bytes_that_the_cost_model_says(name: str, precision: str) -> None:
+    arch, past, dtype = STACKS[name], 40, {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    spec = build_decoder(arch).cache_spec(3, past, dtype)
+    held = sum(kind.itemsize * int(torch.Size(shape).numel()) for parts in spec for shape, kind in parts)
     workload = Workload(prompt_tokens=past - 1, output_tokens=1, batch_size=3)
     if arch.n_window_layers:  # a layer with a window of 5 keeps the 4 positions that the next token reads beside itself
-        held += 3 * 2 * 4 * arch.d_kv * sum(entry[0][2] == 4 for entry in shapes)
-    assert held == float(cache_bytes(arch, workload, PRECISIONS["fp32"]))
+        held += 3 * 2 * dtype.itemsize * arch.d_kv * sum(parts[0][0][2] == 4 for parts in spec)
+    assert held == float(cache_bytes(arch, workload, PRECISIONS[precision]))
 
 
 def test_the_expanded_form_of_latent_attention_caches_all_heads() -> None:

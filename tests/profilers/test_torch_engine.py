@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from codesign.architecture import Architecture
 from codesign.errors import MeasurementError, MissingExtraError, SpecError
 from codesign.profilers.base import Point
-from codesign.profilers.torch_engine import TorchEngine, _timed_cuda
+from codesign.profilers.torch_engine import TorchEngine, _captured, _timed_cuda
 
 torch = pytest.importorskip("torch")
 
@@ -23,7 +24,7 @@ class Recording:
 
     def __init__(self, module):
         self.module, self.calls = module, []
-        self.cache_shapes = module.cache_shapes
+        self.cache_spec = module.cache_spec
 
     def __call__(self, ids, positions, past, last_only):
         logits, present = self.module(ids, positions, past, last_only=last_only)
@@ -127,7 +128,7 @@ def test_errors_in_a_pass_are_one_line_and_a_closed_model_refuses():
     def fails(*_, **__):
         raise RuntimeError("not enough memory\nwith a long\ntrace")
 
-    fails.cache_shapes = model._module.cache_shapes
+    fails.cache_spec = model._module.cache_spec
     model._module = fails
     with pytest.raises(MeasurementError, match="^torch failed in a pass: not enough memory$"):
         model.runner(Point.prefill(4))()
@@ -156,6 +157,53 @@ def test_cuda_events_enclose_the_pass_and_milliseconds_become_seconds():
     fake_torch = SimpleNamespace(cuda=SimpleNamespace(Event=FakeEvent))
     assert _timed_cuda(fake_torch, lambda: order.append("pass"))() == pytest.approx(0.0125)
     assert order == ["record", "pass", "record", "synchronize"]
+
+
+def test_a_graph_is_captured_after_passes_on_a_stream_of_its_own():
+    log = []
+
+    @contextmanager
+    def noted(what):
+        log.append(f"{what} (")
+        yield
+        log.append(")")
+
+    class Graph:
+        def replay(self):
+            log.append("replay")
+
+    stream = SimpleNamespace(wait_stream=lambda other: log.append("wait"))
+    cuda = SimpleNamespace(
+        Stream=lambda: stream, current_stream=lambda: stream, stream=lambda s: noted("stream"), CUDAGraph=Graph,
+        graph=lambda g: noted("capture"),
+    )  # fmt: skip
+    replay = _captured(SimpleNamespace(cuda=cuda), lambda: log.append("pass"))
+    replay()
+    assert log == ["wait", "stream (", "pass", "pass", "pass", ")", "wait", "capture (", "pass", ")", "replay"]
+
+
+@pytest.mark.parametrize("options", [{"graph": "true"}, {"provider": "cuda", "graph": "true", "compile": "true"}])
+def test_graphs_are_for_cuda_alone(options, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8e9, 8e9))
+    with pytest.raises(SpecError, match="option graph=true goes with provider=cuda and without compile=true"):
+        TorchEngine(options)
+    engine = TorchEngine({"provider": "cuda", "graph": "true"})
+    assert engine.options == {"provider": "cuda", "compile": "false", "graph": "true"}
+    with pytest.raises(SpecError, match="graph=true: the host reads which experts torch routes to"):
+        engine.load(MOE, "fp16", max_tokens=8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU that torch can use")
+@pytest.mark.parametrize("options", [{}, {"graph": "true"}, {"compile": "true"}], ids=["eager", "graph", "compiled"])
+def test_passes_run_on_a_gpu_and_give_the_seconds_of_its_events(options):
+    engine = TorchEngine({"provider": "cuda", **options})
+    model = engine.load(TINY, "fp16", max_tokens=64)
+    for point in (Point.prefill(32), Point.decode(32), Point.decode(32, batch_size=4)):
+        assert 0 < model.runner(point)() < 1
+    model.close()
+    with pytest.raises(MeasurementError, match="closed"):
+        model.runner(Point.prefill(4))
 
 
 @pytest.mark.skipif(
