@@ -180,7 +180,10 @@ def _captured(torch: Any, once: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         once()
-    replay: Callable[[], None] = graph.replay
+
+    def replay(_kept: Callable[[], None] = once) -> None:  # the graph reads the memory of the pass's inputs and cache
+        graph.replay()
+
     return replay
 
 

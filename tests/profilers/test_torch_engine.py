@@ -1,7 +1,9 @@
 """The torch engine: real passes on the CPU; CUDA timing on a fake `torch.cuda`."""
 
+import gc
 import shutil
 import sys
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -177,7 +179,15 @@ def test_a_graph_is_captured_after_passes_on_a_stream_of_its_own():
         Stream=lambda: stream, current_stream=lambda: stream, stream=lambda s: noted("stream"), CUDAGraph=Graph,
         graph=lambda g: noted("capture"),
     )  # fmt: skip
-    replay = _captured(SimpleNamespace(cuda=cuda), lambda: log.append("pass"))
+
+    def once():
+        log.append("pass")
+
+    inputs = weakref.ref(once)
+    replay = _captured(SimpleNamespace(cuda=cuda), once)
+    del once
+    gc.collect()
+    assert inputs() is not None, "a graph reads its inputs' memory: it must be kept"
     replay()
     assert log == ["wait", "stream (", "pass", "pass", "pass", ")", "wait", "capture (", "pass", ")", "replay"]
 
@@ -199,8 +209,14 @@ def test_graphs_are_for_cuda_alone(options, monkeypatch):
 def test_passes_run_on_a_gpu_and_give_the_seconds_of_its_events(options):
     engine = TorchEngine({"provider": "cuda", **options})
     model = engine.load(TINY, "fp16", max_tokens=64)
-    for point in (Point.prefill(32), Point.decode(32), Point.decode(32, batch_size=4)):
-        assert 0 < model.runner(point)() < 1
+    points = (Point.prefill(32), Point.decode(32), Point.decode(32, batch_size=4))
+    runs = [model.runner(point) for point in points]
+    torch.cuda.empty_cache()
+    torch.full((10**8,), 10**6, dtype=torch.int32, device="cuda")  # what was freed by mistake is overwritten
+    for run in runs:
+        run()  # the first loads kernels
+        assert 0 < run() < 1
+    torch.cuda.synchronize()
     model.close()
     with pytest.raises(MeasurementError, match="closed"):
         model.runner(Point.prefill(4))
