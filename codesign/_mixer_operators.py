@@ -59,12 +59,12 @@ def _sizes(workload: Workload, precision: Precision, prefill: bool) -> tuple[int
 
 def _scores(
     arch: ArchitectureLike, workload: Workload, precision: Precision, prefill: bool, key_width: Any, value_width: Any,
-    count: Any, add: Any, fresh: Any = None,
+    count: Any, add: Any, fresh: Any = None, name: str = "attention",
 ) -> None:  # fmt: skip
     """2 * (key_width + value_width) FLOP for each (query, key) pair; the cache read once and written once.
 
     key_width, value_width: numbers that one query's scores, and its weighted values, run over in all heads. fresh: bytes of a
-    prompt token's keys and values where they are not what the cache holds of it.
+    prompt token's keys and values where they are not what the cache holds of it. name: of the operator without a window.
     """
     serving, requests, prompt = workload.serving, workload.batch_size, workload.prompt_tokens
     act = precision.activation_bits / 8
@@ -96,7 +96,7 @@ def _scores(
         full = count - window_layers * loops
     if not prefill and serving.kv_budget_tokens:
         context += serving.kept_tokens(prompt) - prompt
-    one("attention", 0, context, serving.attended(context), full)
+    one(name, 0, context, serving.attended(context), full)
     if serving.sparse_tokens:
         _index(workload, context, new, prefill, full, arch, precision, add)
     if prefill and serving.kv_budget_tokens and serving.kv_budget_tokens < prompt:
@@ -149,11 +149,11 @@ def _latent(
     if prefill or workload.serving.latent == "expanded":
         gemm("kv_up", rank * heads * (nope + value), rank * each, heads * (arch.d_head + value) * each, count)
         _scores(arch, workload, precision, prefill, dq, heads * value, count, add,
-                fresh=heads * (arch.d_head + value) * (precision.kv_bits / 8))  # fmt: skip
+                fresh=heads * (arch.d_head + value) * (precision.kv_bits / 8), name="latent_attention")  # fmt: skip
     else:
         wide = heads * (rank + arch.d_rope)
         gemm("q_absorb", rank * heads * nope, heads * nope * each, heads * rank * each, count)
-        _scores(arch, workload, precision, prefill, wide, heads * rank, count, add)
+        _scores(arch, workload, precision, prefill, wide, heads * rank, count, add, name="latent_attention")
         gemm("v_absorb", rank * heads * value, heads * rank * each, heads * value * each, count)
     gemm("out_proj", d * heads * value, heads * value * each, d_act, count)
 

@@ -13,7 +13,7 @@ from codesign.measurement import Measurement, Observation, observe
 from codesign.operators import Phase
 from codesign.profilers.base import Point
 from codesign.profilers.timing import Clocks
-from codesign.roofline.terms import pass_terms
+from codesign.roofline.terms import CHUNKED, RECURRENT, pass_terms
 from codesign.workload import PRECISIONS, Workload
 
 TINY = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, vocab_size=100)
@@ -22,7 +22,8 @@ TINY = Architecture(n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, 
 TRUTH = {
     "matmul_flop": 2e-11, "matmul_B": 1e-10, "head_flop": 1.5e-11, "head_B": 0.8e-10, "attention_flop": 6e-11, "attention_B": 2e-10,
     "activation_B": 1.5e-10, "experts_flop": 4e-11, "experts_B": 2e-10, "expert": 5e-6, "scan_flop": 5e-11, "scan_B": 2e-10,
-    "recurrent": 4e-5, "chunk": 2e-5, "latent": 1e-5, "layer": 3e-5, "step": 2e-4,
+    "latent_flop": 5e-11, "latent_B": 2e-10, **{f"{kind}_layer": 4e-5 for kind in RECURRENT}, **{f"{kind}_chunk": 2e-5 for kind in CHUNKED},
+    "latent": 1e-5, "layer": 1.5e-5, "attention_layer": 1e-5, "kv_layer": 0.5e-5, "qk_norm": 0.5e-5, "step": 2e-4,
 }  # fmt: skip
 #: What somebody who knows only a data sheet might believe of it.
 PRIOR = {term: (float(np.log(0.5 * seconds)), 1.0) for term, seconds in TRUTH.items()}

@@ -80,8 +80,8 @@ def test_latent_attention_in_both_forms() -> None:
     absorbed, expanded = workload(), workload(latent="expanded")
     assert float(cache_bytes(arch, absorbed, FORM)) == 4 * 12 * 2 * 1001
     assert float(cache_bytes(arch, expanded, FORM)) == 4 * 4 * 32 * 2 * 1001
-    assert float(operator(absorbed, "decode", "attention", arch).flop) == 2 * 4 * (12 + 8) * 1001
-    assert float(operator(expanded, "decode", "attention", arch).flop) == 2 * 4 * (16 + 16) * 1001
+    assert float(operator(absorbed, "decode", "latent_attention", arch).flop) == 2 * 4 * (12 + 8) * 1001
+    assert float(operator(expanded, "decode", "latent_attention", arch).flop) == 2 * 4 * (16 + 16) * 1001
     assert float(operator(absorbed, "decode", "q_absorb", arch).weight_B) == 8 * 4 * 12 * 2
     assert operator(absorbed, "prefill", "kv_up", arch).flop == operator(expanded, "prefill", "kv_up", arch).flop
 

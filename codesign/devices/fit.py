@@ -42,6 +42,13 @@ class ResidualFit:
             raise SpecError("a residual holds a number that is not finite, or a scale that is not above zero")
 
 
+#: Terms of files of earlier versions, and what each is now.
+_SPLIT = {
+    "recurrent": ("mamba1_layer", "mamba2_layer", "gdn_layer", "mlstm_layer", "conv_layer"),
+    "chunk": ("mamba2_chunk", "gdn_chunk", "mlstm_chunk"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseTerms:
     """One phase of one engine at one precision: seconds per unit of each term, and how far to trust them.
@@ -72,6 +79,7 @@ class PhaseTerms:
         return batch_size in self.batches and self.span_tokens[0] / 2 <= tokens <= 2 * self.span_tokens[1]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seconds_per", _renamed(self.seconds_per))
         for name, value in self.seconds_per.items():
             if not math.isfinite(value) or value < 0:
                 raise SpecError(f"seconds_per.{name} is {value!r}; allowed: a finite number of at least 0")
@@ -136,6 +144,15 @@ class DeviceFit:
         if fit.prefill is None and fit.decode is None:
             raise SpecError(f"a calibration holds neither prefill nor decode; {_AGAIN}")
         return fit
+
+
+def _renamed(seconds_per: Mapping[str, float]) -> dict[str, float]:
+    """Terms by today's names: one overhead for all recurrences has become one for each."""
+    found: dict[str, float] = {}
+    for term, seconds in seconds_per.items():
+        for name in _SPLIT.get(term, (term,)):
+            found[name] = seconds
+    return found
 
 
 def _phase(data: Mapping[str, Any]) -> PhaseTerms:

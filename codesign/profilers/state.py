@@ -133,8 +133,8 @@ def throttled(
     """Whether the machine slowed down between two states, and why in words.
 
     A clock fell by more than 5 %, a throttling or over-current counter rose, or NVML names a thermal or power fault.
-    An idle GPU lowers its clock by itself, so its clock counts only where the later state does not say idle: take the
-    later state right after the last pass. NVML's "power cap" is a GPU's normal limit and no reason by itself.
+    An idle GPU lowers its clock by itself, and one at its power limit does in normal use (NVML's "power cap"), so its clock
+    counts only where the later state says neither: take the later state right after the last pass.
 
     Args:
         before, after: of `read_state`. accelerator: the GPU runs the passes; the CPU only waits then, and its governor may
@@ -145,12 +145,14 @@ def throttled(
         (True, 'CPU clock fell from 3.5 to 2.8 GHz')
         >>> throttled({"cpu_clock_Hz": 3.5e9}, {"cpu_clock_Hz": 3.4e9})
         (False, '')
+        >>> throttled({"gpu_clock_Hz": 1.98e9}, {"gpu_clock_Hz": 1.845e9, "gpu_throttle_reasons": "power cap"})
+        (False, '')
     """
     reasons = []
     words = str(after.get("gpu_throttle_reasons") or "").split(", ")
     load = after.get("gpu_load")
-    idle = "idle" in words or (isinstance(load, float) and load < _IDLE_LOAD)
-    ignored = {name for name, off in (("gpu_clock_Hz", idle), ("cpu_clock_Hz", accelerator)) if off}
+    usual = "idle" in words or "power cap" in words or (isinstance(load, float) and load < _IDLE_LOAD)
+    ignored = {name for name, off in (("gpu_clock_Hz", usual), ("cpu_clock_Hz", accelerator)) if off}
     for key, name in _CLOCKS.items():
         old, new = before.get(key), after.get(key)
         if not isinstance(old, (int, float)) or not isinstance(new, (int, float)) or key in ignored:

@@ -21,7 +21,7 @@ from codesign.devices import Device, ResidualFit
 from codesign.measurement import Measurement, Observation
 from codesign.operators import Phase
 from codesign.roofline.rates import PhaseRates, peak_flop_per_s
-from codesign.roofline.terms import TERMS, pass_features, pass_terms, residual_log
+from codesign.roofline.terms import CHUNKED, RECURRENT, TERMS, pass_features, pass_terms, residual_log
 from codesign.workload import PRECISIONS, Precision, Workload
 
 __all__ = ["Array", "PassRow", "Prior", "catalogue_prior", "fit_terms", "pass_rows", "predict_log", "probed_prior"]
@@ -94,8 +94,13 @@ def pass_rows(observations: Sequence[Observation], phase: Phase) -> list[PassRow
     return rows
 
 
+#: What share of a dense layer's overhead is taken to be whose before anything is measured.
+_LAYER = {"layer": 0.4, "attention_layer": 0.25, "kv_layer": 0.15, "qk_norm": 0.2}
+
+
 def probed_prior(device: Device, precision: Precision) -> Prior:
-    """A wide prior from a device's peaks: 60 % of the compute peak, 80 % of the bandwidth, 20 us a layer, 50 us a pass.
+    """A wide prior from a device's peaks: 60 % of the compute peak, 80 % of the bandwidth, 20 us a layer of attention and FFN and
+    20 us more a recurrent one or a chunk, 50 us a pass.
 
     Its standard deviations (a factor of e on most terms) let a handful of measurements decide.
     """
@@ -105,8 +110,10 @@ def probed_prior(device: Device, precision: Precision) -> Prior:
     seconds = {
         "matmul_flop": (flop, 1.0), "matmul_B": (byte, 1.0), "head_flop": (flop, 1.0), "head_B": (byte, 0.7), "attention_flop": (attention, 1.0),
         "attention_B": (byte, 1.0), "activation_B": (byte, 1.0), "experts_flop": (flop, 1.0), "experts_B": (byte, 1.0),
-        "scan_flop": (attention, 1.0), "scan_B": (byte, 1.0), "recurrent": (20e-6, 1.5), "chunk": (20e-6, 1.5), "latent": (20e-6, 1.5),
-        "expert": (20e-6, 1.5), "layer": (20e-6, 1.5), "step": (50e-6, 1.5),
+        "latent_flop": (attention, 1.0), "latent_B": (byte, 1.0), "scan_flop": (attention, 1.0), "scan_B": (byte, 1.0),
+        **{f"{kind}_layer": (20e-6, 1.5) for kind in RECURRENT}, **{f"{kind}_chunk": (20e-6, 1.5) for kind in CHUNKED},
+        "latent": (20e-6, 1.5), "expert": (20e-6, 1.5), "step": (50e-6, 1.5),
+        **{term: (share * 20e-6, 1.5) for term, share in _LAYER.items()},
     }  # fmt: skip
     return {term: (math.log(value), sd) for term, (value, sd) in seconds.items()}
 
@@ -124,26 +131,34 @@ def catalogue_prior(device: Device, precision: Precision, rates: PhaseRates) -> 
         "head_B": byte,
         "attention_flop": 1.0 / (peak * rates.attention_efficiency),
         "attention_B": moved,
+        "latent_flop": 1.0 / (peak * rates.attention_efficiency),
+        "latent_B": moved,
         "activation_B": moved,
         "scan_flop": 1.0 / (peak * rates.attention_efficiency),
         "scan_B": moved,
-        "recurrent": max(rates.layer_s, 1e-7),
-        "chunk": max(rates.layer_s / 4, 1e-7),
+        **{f"{kind}_layer": max(rates.layer_s, 1e-7) for kind in RECURRENT},
+        **{f"{kind}_chunk": max(rates.layer_s / 4, 1e-7) for kind in CHUNKED},
         "latent": max(rates.layer_s / 4, 1e-7),
         "experts_flop": 1.0 / (peak * rates.expert_compute_efficiency),
         "experts_B": 1.0 / (bandwidth * rates.expert_bandwidth_efficiency),
         "expert": 1e-6,
-        "layer": max(rates.layer_s, 1e-7),
+        **{term: max(share * rates.layer_s, 1e-7) for term, share in _LAYER.items()},
         "step": max(rates.step_s, 1e-7),
     }
-    wide = (
-        "expert",
-        "scan_flop",
-        "scan_B",
-        "recurrent",
-        "chunk",
-        "latent",
-    )  # of which the catalogue has no measurement
+    measured = (
+        "matmul",
+        "head",
+        "attention_flop",
+        "attention_B",
+        "activation",
+        "experts",
+        "layer",
+        "attention_layer",
+        "kv_layer",
+        "qk_norm",
+        "step",
+    )
+    wide = [term for term in seconds if not term.startswith(measured)]  # of which the catalogue has no measurement
     return {term: (math.log(value), 1.5 if term in wide else sd) for term, value in seconds.items()}
 
 

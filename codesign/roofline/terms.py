@@ -1,8 +1,9 @@
 """The additive roofline of a device that was measured itself: seconds per unit of each class of work.
 
-    t = sum over classes c of  FLOP_c * f_c + bytes_c * b_c  +  n_layers * layer + experts visited * expert + step   [s]
+    t = sum over classes c of  FLOP_c * f_c + bytes_c * b_c  +  sum over kinds k of layers  n_k * s_k  +  step   [s]
 
-with every coefficient at least 0. Where `codesign.roofline.rates` takes the larger of moving and computing, this adds
+with every coefficient at least 0. Mixers of different kinds have overheads of their own: they launch different numbers of
+kernels (results/families_h100.md). Where `codesign.roofline.rates` takes the larger of moving and computing, this adds
 them: on a CPU core loads and arithmetic share the pipeline, and adding fits measurements better (results/host_cpu.md).
 """
 
@@ -15,13 +16,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign._mixers import CHUNK_TOKENS
+from codesign._mixers import CHUNK_TOKENS, RECURRENCES
 from codesign.architecture import ArchitectureLike
 from codesign.devices.fit import ResidualFit
 from codesign.operators import Operator, Phase, lower
 from codesign.workload import Precision, Workload
 
-__all__ = ["FEATURES", "TERMS", "layer_terms", "operator_terms", "pass_features", "pass_terms", "residual_log"]
+__all__ = [
+    "CHUNKED",
+    "FEATURES",
+    "RECURRENT",
+    "TERMS",
+    "layer_terms",
+    "operator_terms",
+    "pass_features",
+    "pass_terms",
+    "residual_log",
+]
+
+#: Kinds of recurrent layers, and those whose prompts are scanned in chunks of more than one token.
+RECURRENT = tuple(kind for kind in RECURRENCES if kind != "none")
+CHUNKED = tuple(kind for kind in RECURRENT if CHUNK_TOKENS.get(kind, 0) > 1)
 
 #: Term to the unit that its coefficient is per.
 TERMS: dict[str, str] = {
@@ -31,21 +46,28 @@ TERMS: dict[str, str] = {
     "head_B": "bytes of the output head's weights",
     "attention_flop": "FLOP of scores and weighted values",
     "attention_B": "bytes of queries and KV cache",
+    "latent_flop": "FLOP of scores and weighted values of latent attention",
+    "latent_B": "bytes of its queries, and of its latents or what they are expanded to",
     "activation_B": "bytes of activations between operators",
     "scan_flop": "FLOP of recurrences",
     "scan_B": "bytes of recurrent states and of what goes in and out",
     "experts_flop": "FLOP of routed experts",
     "experts_B": "bytes of the routed experts' weights that are visited",
     "expert": "routed experts of all layers, visited or not",
-    "recurrent": "recurrent layers",
-    "chunk": "chunks that recurrent layers go through one after another (prompts)",
+    "attention_layer": "layers of attention",
+    "kv_layer": "layers of attention with keys and values of their own",
+    "qk_norm": "layers of attention with norms of queries and keys",
     "latent": "layers of latent attention",
+    **{f"{kind}_layer": f"{kind} layers" for kind in RECURRENT},
+    **{f"{kind}_chunk": f"chunks that {kind} layers go through one after another (prompts)" for kind in CHUNKED},
     "layer": "layers",
     "step": "passes",
 }
 
 #: What stands for a term that a calibration of an earlier version does not have.
-_STANDS_FOR = {"scan_flop": "attention_flop", "scan_B": "attention_B"}
+_STANDS_FOR = {
+    "scan_flop": "attention_flop", "scan_B": "attention_B", "latent_flop": "attention_flop", "latent_B": "attention_B",
+}  # fmt: skip
 
 #: What the residual is a function of, beside the pass's lengths; each is taken as ln.
 FEATURES = ("n_layers", "d_model", "d_ffn", "d_query", "d_kv", "tokens")
@@ -55,7 +77,8 @@ def operator_terms(operator: Operator) -> dict[str, Any]:
     """Work of one occurrence of an operator by term: FLOP and bytes."""
     moved = operator.read_B + operator.write_B
     if operator.kind in ("attention", "scan"):
-        return {f"{operator.kind}_flop": operator.flop, f"{operator.kind}_B": moved}
+        scores = "latent" if operator.name == "latent_attention" else operator.kind
+        return {f"{scores}_flop": operator.flop, f"{scores}_B": moved}
     if operator.kind != "gemm":
         return {"activation_B": moved}
     if operator.name == "lm_head":
@@ -83,11 +106,17 @@ def layer_terms(arch: ArchitectureLike, workload: Workload, phase: Phase) -> lis
     if np.any(arch.n_experts):
         found.append(("expert overhead", "expert", arch.n_experts * arch.n_moe_layers * loops))
     if np.any(arch.n_recurrent_layers):
-        layers = arch.n_recurrent_layers * loops
-        found.append(("recurrence overhead", "recurrent", layers))
-        chunk = CHUNK_TOKENS.get(arch.recurrence, 0)
-        if phase == "prefill" and chunk > 1:
-            found.append(("chunk overhead", "chunk", layers * math.ceil(workload.prompt_tokens / chunk)))
+        kind, layers = arch.recurrence, arch.n_recurrent_layers * loops
+        found.append(("recurrence overhead", f"{kind}_layer", layers))
+        if phase == "prefill" and kind in CHUNKED:
+            chunks = math.ceil(workload.prompt_tokens / CHUNK_TOKENS[kind])
+            found.append(("chunk overhead", f"{kind}_chunk", layers * chunks))
+    if np.any(arch.n_attention_layers):
+        found.append(("attention overhead", "attention_layer", arch.n_attention_layers * loops))
+        own = arch.n_attention_layers - arch.n_kv_shared_layers
+        found.append(("keys and values overhead", "kv_layer", own * loops))
+        if arch.qk_norm != "none":
+            found.append(("QK norm overhead", "qk_norm", arch.n_attention_layers * loops))
     if np.any(arch.kv_rank):
         found.append(("latent overhead", "latent", arch.n_attention_layers * loops * (np.asarray(arch.kv_rank) > 0)))
     return found
