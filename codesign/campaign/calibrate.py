@@ -14,6 +14,7 @@ from codesign.measurement import Measurement, observe
 from codesign.profilers.host import detect_host
 from codesign.roofline.calibration import load_calibration
 from codesign.roofline.device_calibration import PhaseReport, calibrate_device
+from codesign.roofline.device_energy import calibrate_energy
 from codesign.workload import PRECISIONS
 
 _LOG = logging.getLogger(__name__)
@@ -132,4 +133,4 @@ def _calibrate_one(device: Device, group: Sequence[Measurement], source: str, ma
         machine=machine,
         guess_log=guess,
     )
-    return Calibrated(fit=fit, phases=reports, records=len(group))
+    return Calibrated(fit=replace(fit, energy=calibrate_energy(group, device)), phases=reports, records=len(group))

@@ -167,6 +167,13 @@ def _show(fits: Sequence[Calibrated]) -> None:
         "Gaussian process on its residual; larger out: of what is used, on the largest third, fitted on the smaller ones; 90 %: "
         "interval that cross-validation gives"
     )
+    for one in fits:
+        if (energy := one.fit.energy) is not None:
+            screen.print(
+                f"energy ({one.fit.engine}, {one.fit.precision}): {energy.held_out_mape_pct:.1f} % off with architectures left out, at a known "
+                f"time; {energy.n_rows} metered passes of {energy.n_architectures} architectures, {energy.meter}; 90 %: x/÷ "
+                f"{math.exp(energy.interval_log):.2f}"
+            )
     for text in warnings:
         screen.print(f"warning: {text}")
 

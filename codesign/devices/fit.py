@@ -9,7 +9,7 @@ from typing import Any
 
 from codesign.errors import SpecError
 
-__all__ = ["DeviceFit", "PhaseTerms", "ResidualFit"]
+__all__ = ["DeviceFit", "EnergyTerms", "PhaseTerms", "ResidualFit"]
 
 _MAX_ROWS = 20_000
 _TEXTS = ("engine", "engine_version", "precision", "power_mode", "machine", "fitted_at", "source")
@@ -95,10 +95,35 @@ class PhaseTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyTerms:
+    """Power constants from metered passes: idle_W * seconds + flop_J * FLOP + byte_J * bytes, in joules.
+
+    interval_log: half-width of the 90 % interval of ln(energy) at a known time; held_out_mape_pct: mean error with architectures
+    left out; n_rows, n_architectures: metered passes and the shapes among them; meter: what was read.
+    """
+
+    idle_W: float
+    flop_J: float
+    byte_J: float
+    interval_log: float
+    held_out_mape_pct: float
+    n_rows: int
+    n_architectures: int
+    meter: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("idle_W", "flop_J", "byte_J", "interval_log", "held_out_mape_pct"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise SpecError(f"energy.{name} is {value!r}; allowed: a finite number of at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFit:
     """The calibration of one engine at one precision, options and power mode of a device.
 
-    machine: the processor that was measured, for a device such as host whose name does not say it.
+    machine: the processor that was measured, for a device such as host whose name does not say it. energy: None where too few
+    passes were metered.
     """
 
     engine: str
@@ -111,6 +136,7 @@ class DeviceFit:
     source: str
     prefill: PhaseTerms | None = None
     decode: PhaseTerms | None = None
+    energy: EnergyTerms | None = None
 
     @property
     def n_architectures(self) -> int:
@@ -134,6 +160,8 @@ class DeviceFit:
             for phase in ("prefill", "decode"):
                 if phase in values:
                     values[phase] = _phase(values[phase])
+            if "energy" in values:
+                values["energy"] = EnergyTerms(**values["energy"])
             options = values.get("options", {})
             texts = [*(values[name] for name in _TEXTS if name in values), *options.values()]
             if not all(isinstance(text, str) for text in texts):

@@ -20,7 +20,7 @@ import numpy as np
 
 from codesign.architecture import ArchitectureBatch, batch_key
 from codesign.budget import Budget
-from codesign.devices import Device, PhaseTerms, load_device
+from codesign.devices import Device, EnergyTerms, PhaseTerms, load_device
 from codesign.errors import CodesignError, SchemaError, SpecError
 from codesign.operators import Phase
 from codesign.predictors import law_names, load_law
@@ -154,9 +154,13 @@ def _of_the_run(frontier: Frontier, common: dict[str, Any]) -> Problem:
     inside = [c.values["params_active"] for c in frontier.candidates if "latency:size_here" not in c.marks]
     span = (min(inside), max(inside)) if inside else (1.0, 1e18)
     models = {}
+    metered = p.get("power_constants", {})
     for name, phases in p["rates"].items():
         rates = Rates(
-            prefill=_phase(phases["prefill"], span), decode=_phase(phases["decode"], span), source=str(p["calibration"])
+            prefill=_phase(phases["prefill"], span),
+            decode=_phase(phases["decode"], span),
+            source=str(p["calibration"]),
+            energy=EnergyTerms(**metered[name]) if name in metered else None,
         )
         models[name] = RooflineModel.of(device, rates)
     return Problem(

@@ -151,6 +151,7 @@ class Calibration:
             if own.decode
             else self.decode.rates("decode", cell),
             source=own.source,
+            energy=own.energy,
         )
 
     def engine_for(self, device: Device, precision: Precision) -> str:

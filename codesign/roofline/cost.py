@@ -137,7 +137,7 @@ class RooflineModel:
     @classmethod
     def of(cls, device: Device, rates: Rates) -> RooflineModel:
         """With the power model that the device has."""
-        return cls(device=device, rates=rates, power=power_model(device))
+        return cls(device=device, rates=rates, power=power_model(device, rates.energy))
 
     def _seconds(self, operator: Operator, rates: PhaseRates) -> Any:
         if rates.terms is not None:

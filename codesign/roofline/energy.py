@@ -2,10 +2,10 @@
 
     E = P_idle * t + e_flop * FLOP + e_byte * bytes      [J]
 
-Fitted by non-negative least squares on AGX Orin power measurements (see `results/energy_fit.md`, made by
-tools/fit_calibration.py). Other devices have no measured constants: they take Orin's, scaled so that a pass at the
-memory roof (at the compute roof) draws the same share of the board's power limit as it does on Orin. That scaling is an
-assumption and its interval is wide.
+A device whose own passes were metered has constants of its own (`codesign.roofline.device_energy`). Those of AGX Orin were fitted
+by non-negative least squares on power measurements (see `results/energy_fit.md`, made by tools/fit_calibration.py). Other devices
+have no measured constants: they take Orin's, scaled so that a pass at the memory roof (at the compute roof) draws the same share of
+the board's power limit as it does on Orin. That scaling is an assumption and its interval is wide.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from codesign.devices import Device
+from codesign.devices import Device, EnergyTerms
 from codesign.roofline.rates import peak_flop_per_s
 
 __all__ = ["PowerModel", "power_model"]
@@ -50,8 +50,17 @@ def _reference() -> dict[str, Any]:
     return data
 
 
-def power_model(device: Device) -> PowerModel | None:
-    """The power constants of a device at its mode; None where neither a fit nor a power limit is known."""
+def power_model(device: Device, own: EnergyTerms | None = None) -> PowerModel | None:
+    """The power constants of a device at its mode; None where neither a fit nor a power limit is known.
+
+    own: of the calibration in force, which goes first.
+    """
+    if own is not None:
+        return PowerModel(
+            idle_W=own.idle_W, flop_J=own.flop_J, byte_J=own.byte_J, interval_log=own.interval_log, measured=True,
+            source=f"measured here on {own.n_rows} passes of {own.n_architectures} architectures, {own.held_out_mape_pct:.1f} % off with "
+            f"architectures left out{f' ({own.meter})' if own.meter else ''}",
+        )  # fmt: skip
     ref = _reference()
     orin = ref["device"]
     if device.name == orin["name"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.devices import Device, PhaseTerms
+from codesign.devices import Device, EnergyTerms, PhaseTerms
 from codesign.operators import Operator, Phase
 
 __all__ = ["PhaseRates", "Rates", "operator_seconds", "peak_flop_per_s"]
@@ -50,11 +50,15 @@ class PhaseRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Rates of both phases, and where they come from. The default is the ideal roofline."""
+    """Rates of both phases, and where they come from. The default is the ideal roofline.
+
+    energy: power constants of the device's own calibration, where it has them.
+    """
 
     prefill: PhaseRates = field(default_factory=PhaseRates)
     decode: PhaseRates = field(default_factory=PhaseRates)
     source: str = "ideal roofline: efficiency 1, no overhead"
+    energy: EnergyTerms | None = None
 
     def of(self, phase: Phase) -> PhaseRates:
         """The rates of one phase."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -180,7 +180,8 @@ def _provenance(problem: Problem, result: SearchResult, seed: int) -> dict[str, 
             }
             for phase, r in (("prefill", model.rates.prefill), ("decode", model.rates.decode))
         }  # fmt: skip
-    power = next(iter(problem.models.values())).power
+    powers = [model.power for model in problem.models.values() if model.power is not None]
+    power = max(powers, key=lambda found: found.interval_log, default=None)
     return {
         "seed": seed,
         "certificate": result.certificate,
@@ -191,6 +192,7 @@ def _provenance(problem: Problem, result: SearchResult, seed: int) -> dict[str, 
             "memory_usable_B": device.memory_usable_B, "confidence": device.confidence, "sources": dict(device.sources),
         },
         "power_model": {"source": power.source, "measured": power.measured, "interval_log": power.interval_log} if power else None,
+        "power_constants": {name: asdict(model.rates.energy) for name, model in problem.models.items() if model.rates.energy},
         "rates": rates,
         "calibration": next(iter(problem.models.values())).rates.source,
         "workload": problem.workload.to_dict(),

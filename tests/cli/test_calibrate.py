@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,21 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, device: str = "orin
     out, err = capsys.readouterr()
     assert code == 0 or (code == 2 and err.startswith("error: ") and err.count("\n") == 1), (code, err)
     return code, out, err
+
+
+def test_metered_passes_give_the_device_power_constants_of_its_own(home: Path, capsys: Any) -> None:
+    """A machine that draws 20 W whatever it does."""
+    keep([replace(m, energy_J=20 * m.cpu_s[0], power_W=20.0, state={"energy": "rails over 3.0 s"}) for m in records()])
+    _, out, _ = run(capsys)
+    told = " ".join(out.split())
+    assert (
+        "energy (onnxruntime, fp32): " in told and "80 metered passes of 10 architectures, rails; 90 %: x/÷ 1.0" in told
+    )
+    device = load_device("orin")
+    model = RooflineModel.of(device, load_calibration().rates(device, "onnxruntime", PRECISIONS["fp32"]))
+    assert model.power is not None and model.power.source.startswith("measured here on 80 passes of 10 architectures")
+    cost = model.estimate(ARCHS[0], Workload(prompt_tokens=64), PRECISIONS["fp32"])
+    assert float(cost.energy_J) == pytest.approx(20 * float(cost.decode_s), rel=0.05)
 
 
 def test_the_device_file_is_found_and_search_predicts_the_machine(home: Path, capsys: Any) -> None:

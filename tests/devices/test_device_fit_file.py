@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from synthetic import TRUTH
 
-from codesign.devices import Device, DeviceFit, PhaseTerms, ResidualFit, load_device, user_devices, write_device
+from codesign.devices import (
+    Device,
+    DeviceFit,
+    EnergyTerms,
+    PhaseTerms,
+    ResidualFit,
+    load_device,
+    user_devices,
+    write_device,
+)
 from codesign.devices.catalogue import load_bundled, load_catalogue
 from codesign.devices.schema import parse_device, read_device
 from codesign.devices.write import device_dict
@@ -20,6 +29,7 @@ from codesign.errors import CodesignError, SpecError
 from codesign.roofline.calibration import load_calibration
 from codesign.roofline.cost import RooflineModel
 from codesign.roofline.terms import FEATURES
+from codesign.roofline.terms import TERMS as KNOWN_TERMS
 from codesign.workload import PRECISIONS
 
 RESIDUAL = ResidualFit(
@@ -36,7 +46,17 @@ def fits(mode: str | None) -> tuple[DeviceFit, ...]:
         engine="onnxruntime", engine_version="1.31", precision="fp32", options={"threads": "1"}, power_mode=mode, machine="M, 2 CPUs",
         fitted_at="2026-11-22T00:00:00+00:00", source="40 measurements", prefill=TERMS, decode=replace(TERMS, residual=None, mixtures=True),
     )  # fmt: skip
-    return both, replace(both, precision="w4a32", prefill=None)
+    energy = EnergyTerms(idle_W=144.7, flop_J=1.37e-12, byte_J=0.0, interval_log=0.16, held_out_mape_pct=6.439, n_rows=18, n_architectures=6, meter="NVML")  # fmt: skip
+    return replace(both, energy=energy), replace(both, precision="w4a32", prefill=None)
+
+
+def test_overheads_of_files_of_earlier_versions_are_each_recurrences() -> None:
+    old = replace(TERMS, seconds_per={"matmul_B": 1e-10, "recurrent": 4e-5, "chunk": 2e-5, "layer": 3e-5})
+    assert old.seconds_per == {
+        "matmul_B": 1e-10, "layer": 3e-5, **dict.fromkeys((f"{k}_layer" for k in ("mamba1", "mamba2", "gdn", "mlstm", "conv")), 4e-5),
+        **dict.fromkeys((f"{k}_chunk" for k in ("mamba2", "gdn", "mlstm")), 2e-5),
+    }  # fmt: skip
+    assert set(old.seconds_per) <= set(KNOWN_TERMS)
 
 
 @pytest.mark.parametrize("name", sorted(load_catalogue()))
