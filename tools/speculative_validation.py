@@ -62,8 +62,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     rows = families.rows_of(RESULTS / "family_measurements.jsonl.gz")["decode"]
-    seconds_per = fit_terms(rows, families.PLACES["host"].prior()["decode"])[0]
-    tried = {name: families.architectures()[name][:EACH] for name in ("dense", "experts")}
+    host = families.PLACES["host"]
+    seconds_per = fit_terms(rows, host.prior()["decode"])[0]
+    tried = {name: families.architectures(host)[name][:EACH] for name in ("dense", "experts")}
     sizes = [arch.params_total for archs in tried.values() for arch in archs]
     lines = [
         "# Verification steps of speculative decoding on a host CPU", "",
