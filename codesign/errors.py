@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "CodesignError",
+    "EngineLostError",
     "InfeasibleError",
     "MeasurementError",
     "MissingExtraError",
@@ -59,6 +60,10 @@ class InfeasibleError(CodesignError):
 
 class MeasurementError(CodesignError):
     """A device, an engine or a clock failed, or gave times that cannot be."""
+
+
+class EngineLostError(MeasurementError):
+    """An engine failed so that it runs nothing more in this process, such as CUDA after an illegal address: a campaign ends."""
 
 
 class MissingExtraError(CodesignError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from codesign.campaign.agent import board_lock
-from codesign.errors import CodesignError
+from codesign.errors import CodesignError, EngineLostError
 from codesign.measurement import Measurement
 from codesign.profilers import Engine, Task
 from codesign.profilers.measure import run_task
@@ -22,7 +22,8 @@ def run_here(
 ) -> Callable[[Sequence[Task], Callable[[Measurement], None], Callable[[Task, Exception], None]], None]:
     """An executor for `run_campaign` that runs each task with this engine, one at a time, alone on the machine.
 
-    A task that fails by an error of codesign is reported and the next one runs; an error in keeping a record ends all.
+    A task that fails by an error of codesign is reported and the next one runs; an error in keeping a record ends all, and so does
+    an engine that can run nothing more.
     """
 
     def execute(
@@ -44,6 +45,8 @@ def run_here(
                 cause = lost.__cause__
                 assert cause is not None
                 raise cause from None
+            except EngineLostError:
+                raise
             except CodesignError as error:
                 on_failure(task, error)
 

@@ -168,8 +168,8 @@ def _loaded(engine: Engine, task: Task, arch: Architecture) -> Iterator[LoadedMo
     except BaseException:
         try:
             model.close()
-        except Exception:
-            _LOG.exception("%s failed to close the model, too", engine.name)
+        except Exception as error:
+            _LOG.warning("%s failed to close the model, too: %s", engine.name, first_line(error))
         raise
     with _told(engine):
         model.close()

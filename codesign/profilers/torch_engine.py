@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from codesign.architecture import Architecture
-from codesign.errors import MeasurementError, MissingExtraError, SpecError
+from codesign.errors import EngineLostError, MeasurementError, MissingExtraError, SpecError
 from codesign.measurement import Clock
 from codesign.profilers.base import Point
 
@@ -86,7 +86,7 @@ class TorchEngine:
         try:
             module = random_decoder(arch, seed=seed, dtype=dtype, device=self.provider)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            raise MeasurementError(f"torch could not build the model: {_first_line(error)}") from error
+            raise _failed(torch, "torch could not build the model", error) from error
         return TorchModel(torch, module, arch, dtype, self.provider, compiled=self.compiled, graph=self.graph)
 
 
@@ -112,7 +112,7 @@ class TorchModel:
             spec = self._module.cache_spec(batch, past, self._dtype)
             cache = [tuple(self._tensor(shape, dtype, rng) for shape, dtype in parts) for parts in spec]
         except RuntimeError as error:
-            raise MeasurementError(f"torch could not prepare the pass: {_first_line(error)}") from error
+            raise _failed(torch, "torch could not prepare the pass", error) from error
         forward = self._forward()
 
         def once() -> None:
@@ -120,9 +120,9 @@ class TorchModel:
                 forward(ids, positions, cache if past else None, last_only=True)
 
         if self._graph:
-            with _one_line():
+            with _one_line(torch):
                 once = _captured(torch, once)
-        run = _timed_cuda(torch, once) if self._device == "cuda" else _plain(once)
+        run = _timed_cuda(torch, once) if self._device == "cuda" else _plain(torch, once)
         if self._compiled:  # the first passes compile, and on CUDA capture graphs: no part of any timing
             for _ in range(3 if self._device == "cuda" else 1):
                 run()
@@ -148,9 +148,9 @@ class TorchModel:
             self._torch.cuda.empty_cache()
 
 
-def _plain(once: Callable[[], None]) -> Callable[[], None]:
+def _plain(torch: Any, once: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
-        with _one_line():
+        with _one_line(torch):
             once()
 
     return run
@@ -158,7 +158,7 @@ def _plain(once: Callable[[], None]) -> Callable[[], None]:
 
 def _timed_cuda(torch: Any, once: Callable[[], None]) -> Callable[[], float]:
     def run() -> float:
-        with _one_line():
+        with _one_line(torch):
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             once()
@@ -188,12 +188,26 @@ def _captured(torch: Any, once: Callable[[], None]) -> Callable[[], None]:
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _one_line(torch: Any) -> Iterator[None]:
     """Turn torch's errors in a pass (compiler missing, out of memory, no kernel for a type) into one line."""
     try:
         yield
     except Exception as error:  # torch raises many kinds
-        raise MeasurementError(f"torch failed in a pass: {_first_line(error)}") from error
+        raise _failed(torch, "torch failed in a pass", error) from error
+
+
+def _failed(torch: Any, what: str, error: BaseException) -> MeasurementError:
+    """The error of a model; of the whole engine where CUDA answers nothing more in this process."""
+    text = f"{what}: {_first_line(error)}"
+    if torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:  # an assertion on the device or an illegal address stays until the process ends
+            return EngineLostError(
+                f"{text}; CUDA runs nothing more in this process: give the same command again to go on, and if it ends at the same model, "
+                "another --seed or --models without it"
+            )
+    return MeasurementError(text)
 
 
 def _one_of(options: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

@@ -17,7 +17,7 @@ from synthetic import PRIOR, TINY, Book, FakeEngine, dense, point_of, record, tr
 from codesign.architecture import Architecture
 from codesign.campaign.local import run_here
 from codesign.campaign.run import Campaign, Outcome, Progress, run_campaign
-from codesign.errors import MeasurementError
+from codesign.errors import EngineLostError, MeasurementError
 from codesign.measurement import Measurement
 from codesign.operators import Phase
 from codesign.profilers.base import Point, Task
@@ -264,6 +264,21 @@ def test_here_a_model_that_fails_is_reported_and_a_store_that_fails_ends_all() -
     with pytest.raises(MeasurementError, match="^disk is full$") as caught:
         run_here(engine)(tasks, full, lambda task, error: failed.append((task, error)))
     assert not failed and engine.log.count("close") == 1 and caught.value.__suppress_context__
+
+
+@pytest.mark.usefixtures("own_lock")
+def test_here_an_engine_that_runs_nothing_more_ends_the_campaign() -> None:
+    loads = []
+
+    class Lost(FakeEngine):
+        def load(self, *args: Any, **kwargs: Any) -> Any:
+            loads.append(args)
+            raise EngineLostError("CUDA runs nothing more in this process")
+
+    tasks = [campaign().task(TINY)] * 3
+    with pytest.raises(EngineLostError, match="nothing more"):
+        run_here(Lost())(tasks, lambda record: None, lambda task, error: pytest.fail(str(error)))
+    assert len(loads) == 1
 
 
 @pytest.mark.usefixtures("own_lock")

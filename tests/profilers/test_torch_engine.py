@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from codesign.architecture import Architecture
-from codesign.errors import MeasurementError, MissingExtraError, SpecError
+from codesign.errors import EngineLostError, MeasurementError, MissingExtraError, SpecError
 from codesign.profilers.base import Point
 from codesign.profilers.torch_engine import TorchEngine, _captured, _timed_cuda
 
@@ -156,9 +156,34 @@ def test_cuda_events_enclose_the_pass_and_milliseconds_become_seconds():
             assert end is not self
             return 12.5
 
-    fake_torch = SimpleNamespace(cuda=SimpleNamespace(Event=FakeEvent))
+    fake_torch = SimpleNamespace(
+        cuda=SimpleNamespace(Event=FakeEvent, is_initialized=lambda: True, synchronize=lambda: None)
+    )
     assert _timed_cuda(fake_torch, lambda: order.append("pass"))() == pytest.approx(0.0125)
     assert order == ["record", "pass", "record", "synchronize"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_error_that_cuda_does_not_get_over_is_told_from_one_that_it_does(lost):
+    """Out of memory fails a model; after an assertion on the device every later call fails with the same error."""
+
+    def synchronize():
+        if lost:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def once():
+        raise RuntimeError(
+            "CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA"
+            if lost
+            else "CUDA out of memory."
+        )
+
+    event = SimpleNamespace(record=lambda: None)
+    cuda = SimpleNamespace(Event=lambda enable_timing: event, is_initialized=lambda: True, synchronize=synchronize)
+    with pytest.raises(MeasurementError, match="^torch failed in a pass: CUDA") as caught:
+        _timed_cuda(SimpleNamespace(cuda=cuda), once)()
+    assert isinstance(caught.value, EngineLostError) == lost
+    assert ("runs nothing more in this process: give the same command again" in str(caught.value)) == lost
 
 
 def test_a_graph_is_captured_after_passes_on_a_stream_of_its_own():
