@@ -20,8 +20,8 @@ from codesign.workload import Workload
 
 __all__ = ["Compared", "Validation", "check_frontier", "choose", "validate", "validation_campaigns"]
 
-#: Metric of a candidate to the phase that measures it.
-PHASES = {"latency_s": "decode", "ttft_s": "prefill"}
+#: Metrics of a candidate that are measured; energy is of a decode step, a token of it, where a meter is.
+METRICS = ("latency_s", "ttft_s", "energy_J")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Validation:
     def summary(self) -> dict[str, dict[str, float]]:
         """See the class."""
         out = {}
-        for metric in PHASES:
+        for metric in METRICS:
             rows = self.of(metric)
             if not rows:
                 continue
@@ -173,6 +173,26 @@ def validation_campaigns(
     ]  # fmt: skip
 
 
+def _energy(c: Candidate, point: Point, records: Sequence[Measurement]) -> list[Compared]:
+    """Energy a token: the median of the metered visits; nothing where none was metered or predicted."""
+    joules = [
+        m.energy_J / m.batch_size
+        for m in records
+        if m.energy_J is not None and m.architecture == c.architecture and m.precision == c.precision
+        and (m.phase, m.batch_size, m.context_tokens) == (point.phase, point.batch_size, point.context_tokens)
+    ]  # fmt: skip
+    value = c.values.get("energy_J")
+    if not joules or value is None:
+        return []
+    again = math.log(max(joules) / min(joules)) if len(joules) > 1 else math.nan
+    return [
+        Compared(
+            design=c.name, metric="energy_J", predicted=value, interval=c.intervals.get("energy_J", (value, value)),
+            measured=float(np.median(joules)), again_log=again,
+        )
+    ]  # fmt: skip
+
+
 def validate(frontier: Frontier, chosen: Sequence[Candidate], measurements: Iterable[Measurement]) -> Validation:
     """Compare what was predicted with what was measured.
 
@@ -183,8 +203,9 @@ def validate(frontier: Frontier, chosen: Sequence[Candidate], measurements: Iter
         MeasurementError: no design was measured.
     """
     points = _points(Workload.from_dict(frontier.provenance["workload"]))
+    records = list(measurements)
     seen = {}
-    for o in observe(measurements):
+    for o in observe(records):
         m = o.first
         point = Point(phase=m.phase, batch_size=m.batch_size, tokens=m.tokens, context_tokens=m.context_tokens)
         seen[repr(m.architecture), m.precision, point] = o
@@ -200,6 +221,7 @@ def validate(frontier: Frontier, chosen: Sequence[Candidate], measurements: Iter
                         measured=found.seconds, again_log=found.again_log,
                     )
                 )  # fmt: skip
+        rows += _energy(c, points["latency_s"], records)
     if not rows:
         raise MeasurementError("none of the designs was measured; see the reasons above")
     losses = {c.name: c.loss for c in chosen}

@@ -108,11 +108,11 @@ def _show(result: Validation) -> None:
 
     from codesign.cli.common import console
 
-    table = Table(title="predicted against measured, ms", title_justify="left")
+    table = Table(title="predicted against measured, ms and mJ", title_justify="left")
     for heading in ("design", "layers x width", "what", "predicted", "90 %", "measured", "error"):
         table.add_column(heading, justify="left" if heading in ("design", "layers x width", "what") else "right")
     shapes = {c.name: f"{c.architecture.n_layers} x {c.architecture.d_model}" for c in result.candidates}
-    names = {"latency_s": "per token", "ttft_s": "first token"}
+    names = {"latency_s": "per token", "ttft_s": "first token", "energy_J": "energy a token"}
     for row in result.rows:
         low, high = (1e3 * v for v in row.interval)
         table.add_row(

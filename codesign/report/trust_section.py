@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["build", "held_out_rows", "picture", "published_rows"]
 
 _WAYS = {"model": "model left out", "source": "source left out", "device": "device left out"}
-_TITLES = {"latency_s": "time per token", "ttft_s": "time to first token"}
+_TITLES = {"latency_s": "time per token", "ttft_s": "time to first token", "energy_J": "energy per token"}
 
 
 def picture(review: Review) -> Figure | None:
@@ -51,6 +51,7 @@ def build(review: Review) -> Section:
              "predicted": significant(r["predicted"], 5), "low": significant(r["interval_90"][0], 5),
              "high": significant(r["interval_90"][1], 5), "inside": bool(r["inside"])}
             for r in validation["rows"]
+            if r["metric"] in ("latency_s", "ttft_s")  # the plot's axes are times
         ]  # fmt: skip
     return Section(key="trust", title="Trust", html=html, data=data, script=static_text("trust.js"))
 

@@ -16,7 +16,7 @@ from codesign.errors import SpecError
 __all__ = ["write_validation"]
 
 SCHEMA = "codesign.validation"
-_TITLES = {"latency_s": "time per token", "ttft_s": "time to first token"}
+_TITLES = {"latency_s": "time per token", "ttft_s": "time to first token", "energy_J": "energy per token"}
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 
 
@@ -112,8 +112,9 @@ def _scatter(ax: Any, validation: Validation, metric: str) -> None:
     ax.set_xlim(low, high)
     ax.set_ylim(low, high)
     ax.set_title(f"{_TITLES[metric]}: mean error {s['mape_pct']:.1f} %, {s['coverage']:.0%} inside", fontsize=10)
-    ax.set_xlabel("measured, ms")
-    ax.set_ylabel("predicted, ms")
+    unit = "mJ" if metric == "energy_J" else "ms"
+    ax.set_xlabel(f"measured, {unit}")
+    ax.set_ylabel(f"predicted, {unit}")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}" if high < 10 * low else "")

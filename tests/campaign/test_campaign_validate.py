@@ -143,6 +143,25 @@ def test_the_summary_by_hand() -> None:
     assert result.pareto == ("design-1", "design-4")
 
 
+def test_energy_a_token_is_compared_where_it_was_metered(tmp_path: Path) -> None:
+    """Two requests at once: 1.0, 1.2 and 1.1 J a step are 0.55 J a token (median); 0.5 +- 0.1 were predicted: -9.1 %, inside."""
+    one = replace(
+        DESIGNS[0],
+        values={**DESIGNS[0].values, "energy_J": 0.5},
+        intervals={**DESIGNS[0].intervals, "energy_J": (0.4, 0.6)},
+    )
+    records = [m for joules in (1.0, 1.2, 1.1) for m in measured(one, 0.01, 0.1, energy_J=joules, power_W=9.0)]
+    bare = measured(DESIGNS[1], 0.02, 0.2)
+    found = validate(FRONTIER, [one, DESIGNS[1]], [*records, *bare])
+    (row,) = found.of("energy_J")
+    assert (row.design, row.measured, row.inside) == ("design-1", pytest.approx(0.55), True)
+    assert row.error == pytest.approx(-1 / 11) and row.again_log == pytest.approx(math.log(1.2))
+    assert found.summary()["energy_J"]["mape_pct"] == pytest.approx(100 / 11)
+    write_validation(found, tmp_path)
+    assert json.loads((tmp_path / "validation.json").read_text())["summary"]["energy_J"]["designs"] == 1
+    assert validate(FRONTIER, [DESIGNS[0]], records).of("energy_J") == []  # no energy was predicted
+
+
 def test_a_validation_is_written_whole(tmp_path: Path) -> None:
     found = [m for c, s in zip(DESIGNS, (0.008, 0.025, 0.03, 0.02), strict=True) for m in measured(c, s, 10 * s)]
     result = validate(FRONTIER, DESIGNS, found)
