@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 
 from codesign.campaign.setup import phase_priors
 from codesign.campaign.target import host_device, machine_name
@@ -24,11 +25,12 @@ __all__ = ["Calibrated", "calibrate_measurements", "device_to_calibrate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """One fit, what each phase's cross-validation found, and how many records it rests on."""
+    """One fit, what each phase's cross-validation found, how many records it rests on, and architectures with metered energy."""
 
     fit: DeviceFit
     phases: Mapping[str, PhaseReport] = field(hash=False)
     records: int
+    metered: int = 0
 
 
 def device_to_calibrate(name: str, power_mode: str | None, threads: int) -> Device:
@@ -85,7 +87,10 @@ def calibrate_measurements(
     groups: dict[str, list[Measurement]] = {}
     for m in _of_newest_version(own):
         groups.setdefault(repr((m.engine, m.precision, sorted(m.options.items()), m.clock)), []).append(m)
-    found = [_calibrate_one(device, group, source, here) for group in groups.values()]
+    now = datetime.now(timezone.utc).isoformat(
+        timespec="seconds"
+    )  # one for all: which of them is in force is then decided by their errors
+    found = [_calibrate_one(device, group, source, here, now) for group in groups.values()]
     kept = [old for old in device.fits if all(_cell(old) != _cell(new.fit) for new in found)]
     return replace(device, fits=(*kept, *(new.fit for new in found))), found
 
@@ -122,7 +127,7 @@ def _cell(fit: DeviceFit) -> tuple[object, ...]:
     return (fit.engine, fit.precision, sorted(fit.options.items()), fit.power_mode)
 
 
-def _calibrate_one(device: Device, group: Sequence[Measurement], source: str, machine: str) -> Calibrated:
+def _calibrate_one(device: Device, group: Sequence[Measurement], source: str, machine: str, now: str) -> Calibrated:
     first = group[0]
     rates = load_calibration().rates(replace(device, fits=()), first.engine, PRECISIONS[first.precision])
     guess = 0.5 if device.kind == "cpu" else max(rates.prefill.interval_log, rates.decode.interval_log)
@@ -133,4 +138,6 @@ def _calibrate_one(device: Device, group: Sequence[Measurement], source: str, ma
         machine=machine,
         guess_log=guess,
     )
-    return Calibrated(fit=replace(fit, energy=calibrate_energy(group, device)), phases=reports, records=len(group))
+    metered = len({repr(m.architecture) for m in group if m.energy_J})
+    fit = replace(fit, energy=calibrate_energy(group, device), fitted_at=now)
+    return Calibrated(fit=fit, phases=reports, records=len(group), metered=metered)

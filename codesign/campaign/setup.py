@@ -161,6 +161,9 @@ def build_campaigns(
         _MEMORY_SHARE * target.memory_B
     )  # of all memory, not of what is free now: the choice must be the same again
     rng = np.random.default_rng(seed)
+    for option, value in (("--prompt", prompt), ("--generate", generate), ("--batch", batch)):
+        if value < 1:
+            raise SpecError(f"{option} {value} must be at least 1")
     if phase not in (None, *_PHASES):
         raise SpecError(f"--phase '{phase}' is neither prefill nor decode; leave it out for both")
     here = machine_name(detect_host().summary()) if local is not None and target.name == "host" else ""

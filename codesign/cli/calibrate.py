@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from codesign.campaign.calibrate import Calibrated
+    from codesign.devices import DeviceFit
     from codesign.importers import Imported
     from codesign.store import Store
 
@@ -94,6 +96,18 @@ def calibrate(
             precision=parse_precision(precision).name if precision else None,
             campaign=campaign or None,
         )
+        if not found and (
+            asked := {
+                k: v for k, v in (("--engine", engine), ("--precision", precision), ("--campaign", campaign)) if v
+            }
+        ):
+            others = records.find(device=target.name)
+            if others:
+                what = " ".join(f"{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in asked.items())
+                had = sorted({f"{m.engine} {m.precision} (campaign {m.campaign or '-'})" for m in others})
+                raise SpecError(
+                    f"no measurements of '{target.name}' in {source} with {what}; it has {', '.join(had[:8])}: name one of these, or run codesign profile"
+                )
     calibrated, fits = calibrate_measurements(target, found, source=source, force=force)
     path = Path(out) if out else user_devices() / f"{target.name}.toml"
     write_device(calibrated, path, "Written by codesign calibrate. Peaks are dense.")
@@ -134,7 +148,9 @@ def _show(fits: Sequence[Calibrated]) -> None:
     from rich.table import Table
 
     from codesign.cli.common import console
+    from codesign.roofline.device_energy import FEW_METERED
 
+    several = {key for key, n in Counter((c.fit.engine, c.fit.precision) for c in fits).items() if n > 1}
     table = Table(title="error with architectures left out, %", title_justify="left")
     for heading in (
         "engine",
@@ -155,7 +171,7 @@ def _show(fits: Sequence[Calibrated]) -> None:
             t = report.terms
             kind = "hybrid" if t.residual else "roofline"
             table.add_row(
-                one.fit.engine, one.fit.precision, phase, str(t.n_architectures), str(t.n_rows),
+                one.fit.engine + (_options(one.fit) if (one.fit.engine, one.fit.precision) in several else ""), one.fit.precision, phase, str(t.n_architectures), str(t.n_rows),
                 *(_percent(t.held_out, name) for name in ("roofline_mape_pct", "hybrid_mape_pct", f"{kind}_largest_out_mape_pct")),
                 kind, f"x/÷ {math.exp(t.interval_log):.2f}",
             )  # fmt: skip
@@ -168,14 +184,29 @@ def _show(fits: Sequence[Calibrated]) -> None:
         "interval that cross-validation gives"
     )
     for one in fits:
+        if one.fit.energy is None and one.metered:
+            screen.print(
+                f"energy ({one.fit.engine}, {one.fit.precision}): not fitted: {one.metered} architectures have metered passes, {FEW_METERED} of "
+                "different shapes are needed"
+            )
         if (energy := one.fit.energy) is not None:
             screen.print(
                 f"energy ({one.fit.engine}, {one.fit.precision}): {energy.held_out_mape_pct:.1f} % off with architectures left out, at a known "
-                f"time; {energy.n_rows} metered passes of {energy.n_architectures} architectures, {energy.meter}; 90 %: x/÷ "
+                f"time; {energy.n_rows} metered visits of {energy.n_architectures} architectures, {energy.meter}; 90 %: x/÷ "
                 f"{math.exp(energy.interval_log):.2f}"
             )
+    for engine, precision in sorted(several):
+        screen.print(
+            f"several calibrations of {engine}, {precision}, with different options: the one with the smallest 90 % interval of decode is in "
+            "force; --campaign makes only those you name"
+        )
     for text in warnings:
         screen.print(f"warning: {text}")
+
+
+def _options(fit: DeviceFit) -> str:
+    shown = [f"{k}={v}" for k, v in sorted(fit.options.items()) if v != "false"]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def _percent(held: object, name: str) -> str:

@@ -185,7 +185,7 @@ def _one(
     from codesign.predictors.priors import UNPRICED_SHAPES
     from codesign.predictors.quantisation import quantisation_penalty
     from codesign.report.words import mark_text
-    from codesign.search.marks import design_marks, latency_flags
+    from codesign.search.marks import design_marks, latency_flags, unlike
     from codesign.search.problem import metric, metric_log_sd
 
     estimate = cost.estimate(arch, workload, form)
@@ -194,7 +194,6 @@ def _one(
         ArchitectureBatch.of([arch]), (1,), law=law, tokens=tokens, precision=form, serving=workload.serving, priced=law.name != "paper",
         latency=latency_flags(arch, spans, cost.rates),
     )[0]  # fmt: skip
-    beyond = [mark for mark in marks if mark.startswith("latency:")]
     result: dict[str, Any] = {
         "recurrent": bool(arch.n_recurrent_layers),
         "params": int(arch.params_total),
@@ -204,7 +203,7 @@ def _one(
                       ("energy_J", "energy"), ("power_W", "power")):  # fmt: skip
         value = float(metric(name, arch, estimate))
         known = math.isfinite(value)
-        spread = math.exp(1.645 * metric_log_sd(name, cost.rates, energy_log, bool(beyond)))
+        spread = math.exp(1.645 * metric_log_sd(name, cost.rates, energy_log, unlike(marks)))
         result[key] = value if known else None
         if spread > 1:
             result[f"{key}_90"] = [value / spread, value * spread] if known else None
@@ -229,6 +228,7 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
     from codesign.cli.common import console
     from codesign.report.words import mark_text
     from codesign.roofline.calibration import LEVELS
+    from codesign.search.marks import unlike
     from codesign.units import format_bytes, format_count, format_energy, format_power, format_seconds
 
     screen = console()
@@ -262,12 +262,12 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
         screen.print(f"  law: {law.summary()}")
     else:
         screen.print(f"  {'loss':<22} not predicted (see the marks)")
-    beyond = any(mark.startswith("latency:") for mark in result["marks"])
+    how = unlike(result["marks"])
     for phase in ("decode", "prefill"):
         rates = cost.rates.of(phase)
-        unlike = ", of other models: see the marks" if beyond and rates.n_rows else ""
+        others = ", of other models: see the marks" if how and rates.n_rows else ""
         screen.print(
-            f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows{unlike}); 90 % interval: times or divided by {math.exp(rates.interval_log):.2f}"
+            f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows{others}); 90 % interval: times or divided by {math.exp(rates.half_width_log(how)):.2f}"
         )
     if cost.power is not None:
         screen.print(f"  energy: {cost.power.source.split(';')[0]}")

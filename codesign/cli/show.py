@@ -162,7 +162,7 @@ def _assumptions(frontier: Frontier) -> list[str]:
     if p["power_model"]:
         spread = math.exp(p["power_model"]["interval_log"])
         lines.append(
-            f"energy: {p['power_model']['source'].split(';')[0]}; 90 % interval: times or divided by {spread:.1f}"
+            f"energy: {p['power_model']['source'].split(';')[0]}; 90 % interval at a known time: times or divided by {spread:.2f}"
         )
     marks = {mark for c in frontier.candidates for mark in c.marks}
     told = [f"{letter}: {text}" for mark, (letter, text) in MARKS.items() if mark in marks]

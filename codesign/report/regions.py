@@ -185,7 +185,7 @@ def limits_of(problem: Problem, precision: str) -> dict[str, tuple[float, float,
     bounds = {metric_of_bound(name): bound for name, bound in problem.budget.bounds().items()}
     found = {}
     for kind, key in METRICS.items():
-        near, far = (math.exp(-z * metric_log_sd(kind, model.rates, energy_log, beyond)) for beyond in (False, True))
+        near, far = (math.exp(-z * metric_log_sd(kind, model.rates, energy_log, how)) for how in (0, 1))
         bound = bounds.get(kind, math.inf)
         found[key] = (min(bound, problem.memory_B) if kind == "memory" else bound, near, far)
     return found

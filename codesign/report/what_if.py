@@ -259,7 +259,7 @@ def _choices(problem: Problem, key: str, number: int, group: Group) -> list[Choi
         for name, flags in problem.latency_outside(arch, precision).items():
             if not name.endswith("_here"):
                 mask &= ~np.broadcast_to(np.asarray(flags), (n,)) | (own >= 0)
-    near, far = problem.limits(precision), problem.limits(precision, beyond=True)
+    near, far = problem.limits(precision), problem.limits(precision, unlike=1)
     flags = problem.latency_outside(arch, precision)
     size, experts = (
         np.broadcast_to(np.asarray(flags.get(f"{name}_here", False)), (n,)) for name in ("size", "experts")

@@ -58,7 +58,7 @@ def power_model(device: Device, own: EnergyTerms | None = None) -> PowerModel | 
     if own is not None:
         return PowerModel(
             idle_W=own.idle_W, flop_J=own.flop_J, byte_J=own.byte_J, interval_log=own.interval_log, measured=True,
-            source=f"measured here on {own.n_rows} passes of {own.n_architectures} architectures, {own.held_out_mape_pct:.1f} % off with "
+            source=f"measured here on {own.n_rows} visits of {own.n_architectures} architectures, {own.held_out_mape_pct:.1f} % off with "
             f"architectures left out{f' ({own.meter})' if own.meter else ''}",
         )  # fmt: skip
     ref = _reference()

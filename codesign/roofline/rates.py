@@ -14,6 +14,11 @@ from codesign.operators import Operator, Phase
 __all__ = ["PhaseRates", "Rates", "operator_seconds", "peak_flop_per_s"]
 
 
+#: What 90 % of errors stay within where a calibration on dense layers alone meets other mixers or experts, on a host CPU and an H100
+#: (results/families_unseen.md).
+UNSEEN_KIND_LOG = math.log(1.88)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseRates:
     """Rates of one phase (prefill or decode).
@@ -46,6 +51,13 @@ class PhaseRates:
     n_rows: int = 0
     terms: PhaseTerms | None = None
     interval_beyond_log: float = 0.0
+
+    def half_width_log(self, unlike: int) -> float:
+        """Half-width of the 90 % interval for a model like those that were measured (0), of another size (1), or of a kind (a mixer,
+        experts) that was not measured (2): then at least `UNSEEN_KIND_LOG`.
+        """
+        near = max(self.interval_log, self.interval_beyond_log) if unlike else self.interval_log
+        return max(near, UNSEEN_KIND_LOG) if unlike == 2 and near > 0 else near
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from codesign.roofline.rates import Rates
 from codesign.serving import Serving
 from codesign.workload import Precision
 
-__all__ = ["Spans", "design_marks", "latency_flags", "unpriced_serving"]
+__all__ = ["Spans", "design_marks", "latency_flags", "unlike", "unlike_level", "unpriced_serving"]
 
 #: Active parameters (low, high) and whether mixtures were measured: "here" (device, engine and precision) and "anywhere".
 Spans = Mapping[str, tuple[float, float, bool]]
@@ -43,6 +43,22 @@ def latency_flags(arch: ArchitectureLike, spans: Spans, rates: Rates) -> dict[st
             if measured is not None:
                 flags["mixer"] = other
     return flags
+
+
+def unlike_level(flag: str) -> int:
+    """How unlike the measured models a design with this flag is: 1, of another size; 2, of a kind (mixer, experts) that was not measured.
+
+    Example:
+        >>> [unlike_level(flag) for flag in ("size_here", "mixer_here", "experts")]
+        [1, 2, 2]
+    """
+    return 2 if flag.startswith(("mixer", "experts")) else 1
+
+
+def unlike(marks: Iterable[str]) -> int:
+    """The highest level of a design's marks; 0: like the measured ones."""
+    flags = [mark.removeprefix("latency:") for mark in marks if mark.startswith("latency:")]
+    return max(map(unlike_level, flags), default=0)
 
 
 def unpriced_serving(serving: Serving, arch: ArchitectureLike) -> dict[str, Any]:

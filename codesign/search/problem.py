@@ -17,7 +17,7 @@ from codesign.errors import SpecError
 from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import Estimate, RooflineModel
 from codesign.roofline.rates import Rates
-from codesign.search.marks import Spans, latency_flags
+from codesign.search.marks import Spans, latency_flags, unlike_level
 from codesign.search.mixers import COST_ONLY, parse_mixer
 from codesign.search.space import DesignSpace
 from codesign.workload import PRECISIONS, Precision, Workload
@@ -76,16 +76,13 @@ def metric(name: str, arch: ArchitectureLike, estimate: Estimate) -> Any:
     return arch.params_total if name == "params" else values[name]
 
 
-def metric_log_sd(name: str, rates: Rates, energy_log: float = 0.0, beyond: bool = False) -> float:
+def metric_log_sd(name: str, rates: Rates, energy_log: float = 0.0, unlike: int = 0) -> float:
     """Standard deviation of ln(quantity) under the calibration's interval: half-width of the 90 % interval / 1.645.
 
-    e2e takes the wider phase; energy adds the power model's own in quadrature; memory and params are exact. `beyond`: for a
-    model unlike those that a device's own calibration measured.
+    e2e takes the wider phase; energy adds the power model's own in quadrature; memory and params are exact. `unlike`: see
+    `codesign.search.marks.unlike`.
     """
-    decode, prefill = (
-        (max(r.interval_log, r.interval_beyond_log) if beyond else r.interval_log) / _Z90
-        for r in (rates.decode, rates.prefill)
-    )
+    decode, prefill = (r.half_width_log(unlike) / _Z90 for r in (rates.decode, rates.prefill))
     table = {"latency": decode, "ttft": prefill, "e2e": max(decode, prefill)}
     if name in ("energy", "power"):
         return math.hypot(decode if name == "energy" else 0.0, energy_log / _Z90)
@@ -173,10 +170,10 @@ class Problem:
         """A precision of the space."""
         return PRECISIONS[name]
 
-    def limits(self, precision: str, beyond: bool = False) -> dict[str, float]:
+    def limits(self, precision: str, unlike: int = 0) -> dict[str, float]:
         """Bound of each metric at this precision, tightened so that it holds with the budget's confidence.
 
-        `beyond`: for designs unlike what a device's own calibration measured, whose interval is wider.
+        `unlike`: for designs unlike what was measured, whose interval is wider (`codesign.search.marks.unlike`).
         """
         z = NormalDist().inv_cdf(self.budget.confidence)
         model = self.models[precision]
@@ -184,7 +181,7 @@ class Problem:
         limits = {}
         for name, bound in self.budget.bounds().items():
             metric_name = metric_of_bound(name)
-            limits[metric_name] = bound * math.exp(-z * metric_log_sd(metric_name, model.rates, energy_log, beyond))
+            limits[metric_name] = bound * math.exp(-z * metric_log_sd(metric_name, model.rates, energy_log, unlike))
         limits["memory"] = min(limits.get("memory", math.inf), self.memory_B)
         return limits
 
@@ -232,13 +229,13 @@ class Problem:
         estimate = self.models[precision].estimate(arch, self.workload, form, energy=energy)
         mask = np.broadcast_to(valid, shape)
         n_valid = int(mask.sum())
-        near, far = self.limits(precision), self.limits(precision, beyond=True)
-        outside: Any = False
-        for flag in self.latency_outside(arch, precision).values() if far != near else ():
-            outside = outside | np.asarray(flag)
-        for name, limit in near.items():
+        limits = [self.limits(precision, unlike) for unlike in range(3)]
+        how: Any = 0
+        for name, flag in self.latency_outside(arch, precision).items() if limits[0] != limits[2] else ():
+            how = np.maximum(how, np.where(flag, unlike_level(name), 0))
+        for name, limit in limits[0].items():
             if math.isfinite(limit):
-                mask = mask & (metric(name, arch, estimate) <= np.where(outside, far[name], limit))
+                mask = mask & (metric(name, arch, estimate) <= np.choose(how, [each[name] for each in limits]))
         if not self.allow_extrapolation and np.any(mask):
             mask = mask & self.in_range(arch, precision)
         chosen = np.flatnonzero(mask)

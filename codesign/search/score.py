@@ -17,7 +17,7 @@ from codesign.errors import SpecError
 from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import RooflineModel
 from codesign.search.frontier import Baseline, Candidate, Gap
-from codesign.search.marks import design_marks
+from codesign.search.marks import design_marks, unlike
 from codesign.search.problem import Problem, metric, metric_log_sd
 from codesign.workload import PRECISIONS
 
@@ -71,8 +71,8 @@ def _candidates(problem: Problem, precision: str, archs: Sequence[Architecture])
     energy_log = model.power.interval_log if model.power else 0.0
     columns = {key: metric(kind, batch, estimate) for key, kind in _VALUES}
     spreads = {
-        beyond: {key: math.exp(_Z90 * metric_log_sd(kind, model.rates, energy_log, beyond)) for key, kind in _VALUES}
-        for beyond in (False, True)
+        how: {key: math.exp(_Z90 * metric_log_sd(kind, model.rates, energy_log, how)) for key, kind in _VALUES}
+        for how in range(3)
     }
     columns |= {
         "weights_B": estimate.weights_B, "kv_B": estimate.kv_B, "workspace_B": estimate.workspace_B,
@@ -90,23 +90,23 @@ def _candidates(problem: Problem, precision: str, archs: Sequence[Architecture])
         values = {key: float(column[i]) for key, column in table.items() if math.isfinite(column[i])}
         loss, deviation = float(np.broadcast_to(mean, shape)[i]), float(np.broadcast_to(std, shape)[i])
         intervals = {"loss": (loss - _Z90 * deviation, loss + _Z90 * deviation)}
-        beyond = any(mark.startswith("latency:") for mark in marks[i])
-        intervals |= {k: (values[k] / s, values[k] * s) for k, s in spreads[beyond].items() if s > 1 and k in values}
+        how = unlike(marks[i])
+        intervals |= {k: (values[k] / s, values[k] * s) for k, s in spreads[how].items() if s > 1 and k in values}
         out.append(
             Candidate(
                 name="", architecture=arch, precision=precision, loss=loss, loss_std=deviation, values=values,
-                intervals=intervals, p_budget=_budget_probability(problem, model, values, beyond), marks=marks[i],
+                intervals=intervals, p_budget=_budget_probability(problem, model, values, how), marks=marks[i],
             )
         )  # fmt: skip
     return out
 
 
-def _budget_probability(problem: Problem, model: RooflineModel, values: Mapping[str, float], beyond: bool) -> float:
+def _budget_probability(problem: Problem, model: RooflineModel, values: Mapping[str, float], how: int) -> float:
     energy_log = model.power.interval_log if model.power else 0.0
     chance = 1.0
     for name, bound in problem.budget.bounds().items():
         kind = metric_of_bound(name)
-        sd = metric_log_sd(kind, model.rates, energy_log, beyond)
+        sd = metric_log_sd(kind, model.rates, energy_log, how)
         value = values[name]
         if sd > 0 and value > 0:
             chance *= _NORMAL.cdf((math.log(bound) - math.log(value)) / sd)

@@ -62,17 +62,37 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, device: str = "orin
     return code, out, err
 
 
+def test_few_metered_models_and_several_options_are_told(home: Path, capsys: Any) -> None:
+    """Two of ten metered; and torch eager, which repeats badly, beside its CUDA graphs: the surer one is in force."""
+    keep([replace(m, energy_J=1.0, power_W=20.0) if m.architecture in ARCHS[:2] else m for m in records()])
+    eager = {"options": {"provider": "cuda"}, "engine": "torch", "clock": "wall"}
+    keep(records(noise=0.6, **eager))
+    keep(records(**{**eager, "options": {"provider": "cuda", "graph": "true"}}))
+    _, out, _ = run(capsys)
+    told = " ".join(out.split())
+    assert (
+        "energy (onnxruntime, fp32): not fitted: 2 architectures have metered passes, 4 of different shapes are needed"
+        in told
+    )
+    assert (
+        "torch (graph=true, provider=cuda)" in told
+        and "several calibrations of torch, fp32, with different options" in told
+    )
+    fit = load_device("orin").fit_for("torch", "fp32")
+    assert fit is not None and fit.options.get("graph") == "true"
+
+
 def test_metered_passes_give_the_device_power_constants_of_its_own(home: Path, capsys: Any) -> None:
     """A machine that draws 20 W whatever it does."""
     keep([replace(m, energy_J=20 * m.cpu_s[0], power_W=20.0, state={"energy": "rails over 3.0 s"}) for m in records()])
     _, out, _ = run(capsys)
     told = " ".join(out.split())
     assert (
-        "energy (onnxruntime, fp32): " in told and "80 metered passes of 10 architectures, rails; 90 %: x/÷ 1.0" in told
+        "energy (onnxruntime, fp32): " in told and "80 metered visits of 10 architectures, rails; 90 %: x/÷ 1.0" in told
     )
     device = load_device("orin")
     model = RooflineModel.of(device, load_calibration().rates(device, "onnxruntime", PRECISIONS["fp32"]))
-    assert model.power is not None and model.power.source.startswith("measured here on 80 passes of 10 architectures")
+    assert model.power is not None and model.power.source.startswith("measured here on 80 visits of 10 architectures")
     cost = model.estimate(ARCHS[0], Workload(prompt_tokens=64), PRECISIONS["fp32"])
     assert float(cost.energy_J) == pytest.approx(20 * float(cost.decode_s), rel=0.05)
 
@@ -139,7 +159,11 @@ def test_filters(home: Path, capsys: Any) -> None:
         _, out, _ = run(capsys, "--json", "--out", str(home / "x.toml"), *arguments)
         assert {(f["engine"], f["precision"]) for f in json.loads(out)["fits"]} == found
     code, _, err = run(capsys, "--campaign", "none")
-    assert code == 2 and "no measurements of 'jetson_agx_orin_64gb'" in err and "codesign profile --device" in err
+    assert (
+        code == 2
+        and "with --campaign none; it has onnxruntime fp32 (campaign synthetic), " in err
+        and "or run codesign profile" in err
+    )
 
 
 def test_another_power_mode_is_refused_and_forced(home: Path, capsys: Any) -> None:

@@ -89,7 +89,7 @@ def test_the_calibration_in_force_goes_before_the_catalogues_power() -> None:
     assert model.power is not None and model.power.measured and model.power.interval_log == 0.2
     assert (
         model.power.source
-        == "measured here on 9 passes of 4 architectures, 5.0 % off with architectures left out (rails)"
+        == "measured here on 9 visits of 4 architectures, 5.0 % off with architectures left out (rails)"
     )
     other = RooflineModel.of(bare, load_calibration().rates(bare, "llama.cpp", form, 1)).power
     assert other is not None and "measured here" not in other.source
