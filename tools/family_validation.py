@@ -321,9 +321,9 @@ def section(rows: Sequence[PassRow], prior: Prior, title: str) -> tuple[list[str
     fits = {"additive": additive(prior), "hybrid": hybrid(prior)}
     errors = {name: cross_validate(rows, fit) for name, fit in fits.items()}
     chosen = min(errors, key=lambda name: mape(errors[name]))
-    again = sum(np.isfinite(r.again_log) for r in rows)
+    twice = sum(np.isfinite(r.again_log) for r in rows)
     lines = [f"## {title}: {mape(errors[chosen]):.1f} % over all ({chosen} roofline)", "",
-             f"{len({r.group for r in rows})} architectures, {len(rows)} passes, {again} of them visited twice or more, minutes apart.", "",
+             f"{len({r.group for r in rows})} architectures, {len(rows)} passes, {twice} of them visited twice or more, minutes apart.", "",
              "| family | passes | times, ms | additive | with residual | 90th percentile | repeats | family left out |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     found: dict[str, float] = {}
     for family in FAMILIES:

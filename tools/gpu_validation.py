@@ -17,13 +17,14 @@ designs that a search with that calibration found. Energy per pass is set agains
 from __future__ import annotations
 
 import argparse
-import gzip
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from family_validation import records_of  # noqa: E402
 
 from codesign.campaign.setup import phase_priors  # noqa: E402
 from codesign.devices import load_device  # noqa: E402
@@ -34,7 +35,6 @@ from codesign.roofline.calibration import load_calibration  # noqa: E402
 from codesign.roofline.device_calibration import calibrate_phase  # noqa: E402
 from codesign.roofline.device_energy import calibrate_energy  # noqa: E402
 from codesign.roofline.device_fit import pass_rows, pass_workload, predict_log  # noqa: E402
-from codesign.store import read_jsonl  # noqa: E402
 from codesign.workload import PRECISIONS  # noqa: E402
 
 KNOWN = ("smollm2-360m", "qwen2.5-0.5b", "llama-3.2-1b")
@@ -42,16 +42,11 @@ FORM = "fp16"
 FAMILIES = Path(__file__).parent.parent / "results" / "family_measurements_h100.jsonl.gz"
 
 
-def load(path: Path) -> list[Measurement]:
-    """The records of a file."""
-    return list(read_jsonl(gzip.decompress(path.read_bytes()).decode().splitlines(), str(path)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     path: Path = parser.parse_args().file
-    records = load(path)
+    records = records_of(path)
     names = {repr(read_config(name)): name for name in KNOWN}
     lines = [
         "# An NVIDIA H100, measured, calibrated and predicted", "",
@@ -69,7 +64,7 @@ def accuracy(records: Sequence[Measurement], names: dict[str, str]) -> list[str]
     device = load_device("h100_sxm_80gb")
     catalogue = RooflineModel.of(device, load_calibration().rates(device, "torch", PRECISIONS[FORM], 1))
     priors = phase_priors(device, "torch", FORM)
-    of_families = [m for m in load(FAMILIES) if m.options.get("graph") == "true"]
+    of_families = [m for m in records_of(FAMILIES) if m.options.get("graph") == "true"]
     lines = ["## Ten planned architectures measured, others predicted", "",
              "| model | pass | measured, ms | calibrated | error | inside 90 % | catalogue alone |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     errors: dict[str, list[float]] = {}
@@ -120,7 +115,8 @@ def accuracy(records: Sequence[Measurement], names: dict[str, str]) -> list[str]
 
 def energy(records: Sequence[Measurement], names: dict[str, str]) -> list[str]:
     """Measured joules of a pass, and what the power model gives for the measured time, FLOP and bytes."""
-    model = RooflineModel.of(load_device("h100_sxm_80gb"), load_calibration().rates(load_device("h100_sxm_80gb"), "torch", PRECISIONS[FORM], 1))  # fmt: skip
+    device = load_device("h100_sxm_80gb")
+    model = RooflineModel.of(device, load_calibration().rates(device, "torch", PRECISIONS[FORM], 1))
     assert model.power is not None
     lines = ["## Energy of a pass, by NVML's counter over 3 s", "", "| model | pass | ms | W | mJ | power model, mJ | ratio |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     ratios: dict[str, list[float]] = {}
@@ -136,7 +132,7 @@ def energy(records: Sequence[Measurement], names: dict[str, str]) -> list[str]:
         what = f"prefill of {m.tokens}" if m.phase == "prefill" else f"decode at {m.context_tokens}"
         lines.append(f"| {name} | {what} | {1e3 * seconds:.2f} | {m.power_W:.0f} | {1e3 * m.energy_J:.0f} | {1e3 * joules:.0f} | {joules / m.energy_J:.2f} |")  # fmt: skip
     spread = [f"- {phase}: power model over measured {min(r):.2f} to {max(r):.2f}, geometric mean {math.exp(sum(map(math.log, r)) / len(r)):.2f}" for phase, r in ratios.items()]  # fmt: skip
-    own = calibrate_energy(records, load_device("h100_sxm_80gb"))
+    own = calibrate_energy(records, device)
     assert own is not None
     return [
         *lines, "", *spread, "",

@@ -87,9 +87,8 @@ def calibrate_measurements(
     groups: dict[str, list[Measurement]] = {}
     for m in _of_newest_version(own):
         groups.setdefault(repr((m.engine, m.precision, sorted(m.options.items()), m.clock)), []).append(m)
-    now = datetime.now(timezone.utc).isoformat(
-        timespec="seconds"
-    )  # one for all: which of them is in force is then decided by their errors
+    # one time for all: which of them is in force is then decided by their errors
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     found = [_calibrate_one(device, group, source, here, now) for group in groups.values()]
     kept = [old for old in device.fits if all(_cell(old) != _cell(new.fit) for new in found)]
     return replace(device, fits=(*kept, *(new.fit for new in found))), found

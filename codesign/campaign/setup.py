@@ -135,6 +135,8 @@ def build_campaigns(
     Raises:
         CodesignError: a device, engine, option, model, space or precision that is not possible here.
     """
+    if prompt == 0:  # a workload may have no prompt; all else is the workload's to refuse
+        raise SpecError("--prompt 0 must be at least 1")
     local: Engine | None = None
     options = {**implied_options(engine, options, threads, batch), **options}
     if remote:
@@ -161,9 +163,6 @@ def build_campaigns(
         _MEMORY_SHARE * target.memory_B
     )  # of all memory, not of what is free now: the choice must be the same again
     rng = np.random.default_rng(seed)
-    for option, value in (("--prompt", prompt), ("--generate", generate), ("--batch", batch)):
-        if value < 1:
-            raise SpecError(f"{option} {value} must be at least 1")
     if phase not in (None, *_PHASES):
         raise SpecError(f"--phase '{phase}' is neither prefill nor decode; leave it out for both")
     here = machine_name(detect_host().summary()) if local is not None and target.name == "host" else ""
@@ -174,9 +173,10 @@ def build_campaigns(
         kind, pool = "models", [repr(arch) for arch in archs]
         if not archs:
             designs = load_space(space, [form], 50304)
-            designs = designs.with_axis("vocab_size", _VOCABULARIES) if space in ("dense", "default") else designs
+            bundled = space in ("dense", "default")
+            designs = designs.with_axis("vocab_size", _VOCABULARIES) if bundled else designs
             archs = candidate_pool(designs, form, points, memory_B=memory, max_params=largest, rng=rng)
-            if space in ("dense", "default"):
+            if bundled:
                 archs = [_without_qk_norm(arch) if i % 2 else arch for i, arch in enumerate(archs)]
             kind = "plan"
             pool = [repr(arch) for arch in archs]

@@ -10,7 +10,7 @@ from typing import Any
 from codesign.architecture import Architecture
 from codesign.errors import EngineLostError, MeasurementError, MissingExtraError, SpecError
 from codesign.measurement import Clock
-from codesign.profilers.base import Point
+from codesign.profilers.base import Point, first_line
 
 __all__ = ["TorchEngine", "TorchModel"]
 
@@ -198,7 +198,7 @@ def _one_line(torch: Any) -> Iterator[None]:
 
 def _failed(torch: Any, what: str, error: BaseException) -> MeasurementError:
     """The error of a model; of the whole engine where CUDA answers nothing more in this process."""
-    text = f"{what}: {_first_line(error)}"
+    text = f"{what}: {first_line(error)}"
     if torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()
@@ -223,8 +223,3 @@ def _threads(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= allowed:
         raise SpecError(f"threads is '{text}'; allowed: 1 to {allowed}, the CPUs that this process may use")
     return int(text)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -14,7 +14,7 @@ from codesign.report.answer import cautions
 from codesign.report.review import Review
 from codesign.report.section import Section, column, render_template, significant, static_text
 from codesign.report.static_pictures import draw_trust
-from codesign.report.words import mark_text
+from codesign.report.words import MEASURED_TITLES, mark_text
 from codesign.roofline.calibration import load_calibration
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["build", "held_out_rows", "picture", "published_rows"]
 
 _WAYS = {"model": "model left out", "source": "source left out", "device": "device left out"}
-_TITLES = {"latency_s": "time per token", "ttft_s": "time to first token", "energy_J": "energy per token"}
 
 
 def picture(review: Review) -> Figure | None:
@@ -39,7 +38,7 @@ def build(review: Review) -> Section:
     html = render_template(
         "trust.html", review=review, p=p, cautions=cautions(review), notes=review.rebuilt.notes, own=_own(p),
         held_out=_held_out(p), ways=_WAYS, rates=_rates(p), marks=_marks(review), command=_command(p), sources=_sources(review),
-        deviation=review.rebuilt.deviation, validation=validation, titles=_TITLES, law=_law(review), has_rows=bool(rows),
+        deviation=review.rebuilt.deviation, validation=validation, titles=MEASURED_TITLES, law=_law(review), has_rows=bool(rows),
         fits=_fits(review), deviation_max=max(review.rebuilt.deviation.values()),
     )  # fmt: skip
     data: dict[str, Any] = {"device": p["device"]["name"], "engine": review.engine}

@@ -12,11 +12,11 @@ from typing import Any
 
 from codesign.campaign.validate import Validation
 from codesign.errors import SpecError
+from codesign.report.words import MEASURED_TITLES
 
 __all__ = ["write_validation"]
 
 SCHEMA = "codesign.validation"
-_TITLES = {"latency_s": "time per token", "ttft_s": "time to first token", "energy_J": "energy per token"}
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 
 
@@ -83,7 +83,7 @@ def _plot(validation: Validation, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    metrics = [metric for metric in _TITLES if validation.of(metric)]
+    metrics = [metric for metric in MEASURED_TITLES if validation.of(metric)]
     figure, axes = plt.subplots(
         1, len(metrics) + 1, figsize=(5.2 * (len(metrics) + 1), 4.8), dpi=130, layout="constrained", squeeze=False
     )
@@ -111,7 +111,9 @@ def _scatter(ax: Any, validation: Validation, metric: str) -> None:
     ax.set_yscale("log")
     ax.set_xlim(low, high)
     ax.set_ylim(low, high)
-    ax.set_title(f"{_TITLES[metric]}: mean error {s['mape_pct']:.1f} %, {s['coverage']:.0%} inside", fontsize=10)
+    ax.set_title(
+        f"{MEASURED_TITLES[metric]}: mean error {s['mape_pct']:.1f} %, {s['coverage']:.0%} inside", fontsize=10
+    )
     unit = "mJ" if metric == "energy_J" else "ms"
     ax.set_xlabel(f"measured, {unit}")
     ax.set_ylabel(f"predicted, {unit}")

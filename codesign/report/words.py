@@ -14,6 +14,7 @@ __all__ = [
     "COST_KEYS",
     "FILTERS",
     "MARKS",
+    "MEASURED_TITLES",
     "METRICS",
     "SCALES",
     "SIZE_KEY",
@@ -49,6 +50,9 @@ METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "kv_B": ("KV cache", format_bytes),
     "workspace_B": ("activations", format_bytes),
 }
+
+#: Metrics that `codesign validate` measures, by their short titles.
+MEASURED_TITLES = {"latency_s": "time per token", "ttft_s": "time to first token", "energy_J": "energy per token"}
 
 #: The metric of the objective size.
 SIZE_KEY = "params_active_nonembedding"

@@ -16,10 +16,9 @@ from codesign.errors import SpecError
 from codesign.measurement import FLAGS, Observation
 from codesign.operators import Phase
 from codesign.roofline.device_fit import Array, PassRow, Prior, fit_terms, pass_rows, predict_log
-from codesign.roofline.intervals import conformal_log
 from codesign.roofline.residual import fit_hybrid
 
-__all__ = ["PhaseReport", "calibrate_device", "calibrate_phase", "cross_validate", "largest_out"]
+__all__ = ["PhaseReport", "calibrate_device", "calibrate_phase", "conformal_log", "cross_validate", "largest_out"]
 
 FOLDS = 10
 FEW = 8  # architectures below which no error can be cross-validated with any meaning
@@ -34,6 +33,15 @@ class PhaseReport:
 
     terms: PhaseTerms
     warnings: tuple[str, ...]
+
+
+def conformal_log(errors_log: Array, level: float = 0.9) -> float:
+    """Half-width that held-out errors stay within: the ceil((n + 1) level)-th smallest |error| (Vovk et al.; the largest
+    where n is too small for the level).
+    """
+    n = len(errors_log)
+    rank = min(math.ceil((n + 1) * level), n)
+    return float(np.sort(np.abs(errors_log))[rank - 1])
 
 
 def _mape(errors_log: Array) -> float:

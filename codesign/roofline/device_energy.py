@@ -8,7 +8,6 @@ a wide prior, which keeps a constant positive that the passes do not tell from t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +16,9 @@ from scipy.optimize import least_squares
 
 from codesign.devices import Device, EnergyTerms
 from codesign.measurement import Measurement, observe
-from codesign.operators import lower
+from codesign.roofline.cost import RooflineModel
+from codesign.roofline.device_calibration import conformal_log
 from codesign.roofline.device_fit import Array, pass_rows
-from codesign.roofline.intervals import conformal_log
 from codesign.roofline.rates import peak_flop_per_s
 from codesign.workload import PRECISIONS
 
@@ -50,7 +49,7 @@ def calibrate_energy(measurements: Sequence[Measurement], device: Device) -> Ene
     Returns:
         None where fewer than `FEW_METERED` shapes have metered passes.
     """
-    passes = [found for m in measurements if (found := _pass(m)) is not None]
+    passes = [found for m in measurements if (found := _pass(m, RooflineModel(device=device))) is not None]
     shapes = sorted({p.shape for p in passes})
     if len(shapes) < FEW_METERED:
         return None
@@ -70,15 +69,14 @@ def calibrate_energy(measurements: Sequence[Measurement], device: Device) -> Ene
     )  # fmt: skip
 
 
-def _pass(m: Measurement) -> _Pass | None:
+def _pass(m: Measurement, model: RooflineModel) -> _Pass | None:
     rows = pass_rows(observe([m]), m.phase) if m.energy_J is not None and m.energy_J > 0 else []
     if not rows or m.energy_J is None:
         return None
     row = rows[0]
-    operators = lower(row.arch, row.workload, PRECISIONS[m.precision], row.phase)
+    work = model.phase(row.arch, row.workload, PRECISIONS[m.precision], row.phase)
     return _Pass(
-        seconds=row.seconds, flop=math.fsum(float(op.flop * op.count) for op in operators),
-        bytes_moved=math.fsum(float(op.bytes_moved * op.count) for op in operators), energy_J=m.energy_J, shape=row.shape,
+        seconds=row.seconds, flop=float(work.flop), bytes_moved=float(work.bytes_moved), energy_J=m.energy_J, shape=row.shape,
         meter=str(m.state.get("energy") or "a meter").split(" over ")[0],
     )  # fmt: skip
 

@@ -145,20 +145,10 @@ def catalogue_prior(device: Device, precision: Precision, rates: PhaseRates) -> 
         **{term: max(share * rates.layer_s, 1e-7) for term, share in _LAYER.items()},
         "step": max(rates.step_s, 1e-7),
     }
-    measured = (
-        "matmul",
-        "head",
-        "attention_flop",
-        "attention_B",
-        "activation",
-        "experts",
-        "layer",
-        "attention_layer",
-        "kv_layer",
-        "qk_norm",
-        "step",
-    )
-    wide = [term for term in seconds if not term.startswith(measured)]  # of which the catalogue has no measurement
+    wide = {  # of which the catalogue has no measurement
+        "expert", "scan_flop", "scan_B", "latent", "latent_flop", "latent_B", *(f"{kind}_layer" for kind in RECURRENT),
+        *(f"{kind}_chunk" for kind in CHUNKED),
+    }  # fmt: skip
     return {term: (math.log(value), 1.5 if term in wide else sd) for term, value in seconds.items()}
 
 

@@ -17,11 +17,11 @@ from codesign.profilers.base import Point
 from codesign.roofline.device_calibration import (
     calibrate_device,
     calibrate_phase,
+    conformal_log,
     cross_validate,
     largest_out,
 )
 from codesign.roofline.device_fit import PassRow, pass_rows, predict_log
-from codesign.roofline.intervals import conformal_log
 
 PRIORS: dict[Phase, Any] = {"prefill": PRIOR, "decode": PRIOR}
 ONE = (Point.decode(200),)
