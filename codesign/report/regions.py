@@ -29,9 +29,11 @@ from codesign.search.space import AXES, DesignSpace
 from codesign.workload import PRECISIONS
 
 __all__ = ["MAP_AXES", "METRICS", "Regions", "Slice", "axis_values", "chosen_designs", "limits_of", "own_values", "pairs",
-           "regions", "slice_of", "within"]  # fmt: skip
+           "regions", "share_of", "slice_of", "within"]  # fmt: skip
 
 Array = NDArray[np.float64]
+#: Metric key to its bound and the factors that tighten it, see `limits_of`.
+Limits = dict[str, tuple[float, list[float]]]
 
 #: Axes that a map may have, the usual pair first.
 MAP_AXES = ("d_model", "n_layers", "ffn_ratio", "n_kv_heads", "experts")
@@ -48,7 +50,8 @@ class Slice:
     """Cells over axis x (columns) and y (rows) around one design.
 
     values: metric key (and "loss") to (ny, nx); possible: heads divide; inside: in the range of the law's and the latencies'
-    data; beyond: sizes that the device's own calibration did not measure (wider interval); own: the design's (row, column).
+    data; unlike: how unlike the models are that the device's own calibration measured (`Problem.unlike`: 1 another size, 2 another kind;
+    wider intervals); own: the design's (row, column).
     """
 
     design: str
@@ -61,7 +64,7 @@ class Slice:
     values: Mapping[str, Array] = field(hash=False)
     possible: NDArray[np.bool_] = field(hash=False)
     inside: NDArray[np.bool_] = field(hash=False)
-    beyond: NDArray[np.bool_] = field(hash=False)
+    unlike: NDArray[np.int8] = field(hash=False)
 
 
 def own_values(space: DesignSpace, precision: str, arch: Architecture) -> dict[str, Any]:
@@ -127,10 +130,11 @@ def slice_of(
     joined = {name: np.concatenate([layer[name].reshape(-1) for layer in layers]).reshape(lengths) for name in names}
     order = list(AXES)
     grids = {name: _plane(grid, order.index(y), order.index(x)) for name, grid in joined.items()}
-    masks = {name: grids.pop(name) > 0.5 for name in ("possible", "inside", "beyond")}
+    masks = {name: grids.pop(name) > 0.5 for name in ("possible", "inside")}
+    unlike = grids.pop("unlike").astype(np.int8)
     return Slice(
         design=candidate.name, precision=candidate.precision, x=x, y=y, x_values=columns[x], y_values=columns[y],
-        own=(columns[y].index(own[y]), columns[x].index(own[x])), values=grids, **masks,
+        own=(columns[y].index(own[y]), columns[x].index(own[x])), values=grids, unlike=unlike, **masks,
     )  # fmt: skip
 
 
@@ -147,7 +151,7 @@ def _block(problem: Problem, block: Any, keys: Sequence[str]) -> dict[str, Array
     found["loss"] = problem.loss(block.arch, form)
     found["possible"] = block.valid
     found["inside"] = problem.in_range(block.arch, block.precision)
-    found["beyond"] = problem.latency_outside(block.arch, block.precision).get("size_here", False)
+    found["unlike"] = problem.unlike(block.arch, block.precision)
     return {key: np.array(np.broadcast_to(np.asarray(value, dtype=float), block.shape)) for key, value in found.items()}
 
 
@@ -173,8 +177,8 @@ class Regions:
         return self.keys[int(self.tightest[self.best])] if self.best is not None else None
 
 
-def limits_of(problem: Problem, precision: str) -> dict[str, tuple[float, float, float]]:
-    """Metric key to (bound, factor, factor beyond the measured sizes): a cell meets it if its value is at most bound * factor.
+def limits_of(problem: Problem, precision: str) -> Limits:
+    """Metric key to the bound and a factor for each of `Slice.unlike`: a cell meets it if its value is at most bound * factor.
 
     The bound is infinite where the budget has none; memory has the device's free memory. Factors tighten a bound so that it
     holds with the budget's confidence.
@@ -183,21 +187,24 @@ def limits_of(problem: Problem, precision: str) -> dict[str, tuple[float, float,
     z = NormalDist().inv_cdf(problem.budget.confidence)
     energy_log = model.power.interval_log if model.power else 0.0
     bounds = {metric_of_bound(name): bound for name, bound in problem.budget.bounds().items()}
-    found = {}
+    found: Limits = {}
     for kind, key in METRICS.items():
-        near, far = (math.exp(-z * metric_log_sd(kind, model.rates, energy_log, how)) for how in (0, 1))
+        factors = [math.exp(-z * metric_log_sd(kind, model.rates, energy_log, how)) for how in range(3)]
         bound = bounds.get(kind, math.inf)
-        found[key] = (min(bound, problem.memory_B) if kind == "memory" else bound, near, far)
+        found[key] = (min(bound, problem.memory_B) if kind == "memory" else bound, factors)
     return found
 
 
-def regions(cells: Slice, limits: Mapping[str, tuple[float, float, float]], *, extrapolate: bool = False) -> Regions:
+def share_of(cells: Slice, limits: Limits, key: str) -> Array:
+    """How much of a limit each cell uses: above 1 it is broken."""
+    bound, factors = limits[key]
+    return np.asarray(cells.values[key] / (bound * np.asarray(factors)[cells.unlike]))
+
+
+def regions(cells: Slice, limits: Limits, *, extrapolate: bool = False) -> Regions:
     """Compare a slice with limits (see `limits_of`); those that are infinite or that the slice lacks are left aside."""
     keys = tuple(key for key, (bound, *_) in limits.items() if math.isfinite(bound) and key in cells.values)
-    shares = [
-        cells.values[key] / np.where(cells.beyond, limits[key][0] * limits[key][2], limits[key][0] * limits[key][1])
-        for key in keys
-    ]
+    shares = [share_of(cells, limits, key) for key in keys]
     stacked = np.stack(shares) if shares else np.zeros((1, *cells.possible.shape))
     feasible = np.all(stacked <= 1, axis=0)
     if not extrapolate:
@@ -238,9 +245,7 @@ def pairs() -> list[tuple[str, str]]:
     return list(itertools.combinations(MAP_AXES, 2))
 
 
-def within(
-    problem: Problem, candidate: Candidate, d: Array, l: Array, limits: Mapping[str, tuple[float, float, float]]
-) -> Any:
+def within(problem: Problem, candidate: Candidate, d: Array, l: Array, limits: Limits) -> Any:
     """Whether models of widths d and depths l (fractional ones too), else as the candidate, meet every limit: (n,)."""
     own = own_values(problem.space, candidate.precision, candidate.architecture)
     space = replace(problem.space, axes={axis: (value,) for axis, value in own.items()})
@@ -255,9 +260,10 @@ def within(
     else:  # sizes of the mixer and of shared experts follow the width
         batch, _ = space.build(own, l, d, np.asarray(own["ffn_ratio"]))
     estimate = problem.models[candidate.precision].estimate(batch, problem.workload, PRECISIONS[candidate.precision])
+    how = problem.unlike(batch, candidate.precision)
     fits: Any = True
     for kind, key in METRICS.items():
-        bound, factor, _ = limits[key]
+        bound, factors = limits[key]
         if math.isfinite(bound):
-            fits = fits & (np.asarray(metric(kind, batch, estimate)) <= bound * factor)
+            fits = fits & (np.asarray(metric(kind, batch, estimate)) <= bound * np.asarray(factors)[how])
     return np.broadcast_to(fits, np.shape(d))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from codesign.report.closed_form_maps import LawMap, law_maps, our_depths, setting_of
-from codesign.report.regions import limits_of, pairs, regions, slice_of
+from codesign.report.regions import limits_of, pairs, regions, share_of, slice_of
 from codesign.report.regions_section import AXIS_WORDS, LAW_MAPS
 from codesign.report.review import Review
 from codesign.report.words import show_metric
@@ -85,8 +85,7 @@ def draw_regions(review: Review, axes: Any) -> bool:
     )
     axes.clabel(lines, fontsize=7, fmt="%.2f")
     for k, key in enumerate(found.keys):
-        bound, near, far = limits[key]
-        share = np.log(cells.values[key] / (bound * np.where(cells.beyond, far, near)))
+        share = np.log(share_of(cells, limits, key))
         if share.min() < 0 < share.max():
             axes.contour(x, y, share, levels=[0.0], colors=_COLOURS[key], linewidths=2.2, linestyles=_STYLES[k % 4])
     if found.best is not None:

@@ -50,7 +50,7 @@ def build(review: Review) -> Section:
             for key in keys
         ],
         "factors": {
-            name: {key: [significant(f, 7) for f in found[key][1:]] for key in keys} for name, found in limits.items()
+            name: {key: [significant(f, 7) for f in found[key][1]] for key in keys} for name, found in limits.items()
         },
         "extrapolate": problem.allow_extrapolation, "output_tokens": problem.workload.output_tokens,
         "designs": [{"name": d.name, "precision": d.precision} for d in designs], "best": best.name,
@@ -97,7 +97,7 @@ def _map(cells: Slice) -> dict[str, Any]:
         "design": cells.design, "x": cells.x, "y": cells.y, "xv": [_plain(v) for v in cells.x_values],
         "yv": [_plain(v) for v in cells.y_values], "own": list(cells.own),
         "grids": {key: pack(grid) for key, grid in cells.values.items()},
-        "flags": pack_flags(cells.possible, cells.inside, cells.beyond),
+        "flags": pack_flags(cells.possible, cells.inside, cells.unlike == 1, cells.unlike == 2),
     }  # fmt: skip
 
 

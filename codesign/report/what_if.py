@@ -39,6 +39,7 @@ TIME_KEYS = {"latency_s": "latency", "ttft_s": "ttft", "e2e_s": "e2e"}
 _PHASES: dict[str, tuple[Phase, ...]] = {"latency": ("decode",), "ttft": ("prefill",), "e2e": ("decode", "prefill")}
 _Z90 = NormalDist().inv_cdf(0.95)
 POOL_SIZE = 5_000_000
+_UNMEASURED = ("size", "experts", "mixer")
 STEPS = 48
 
 
@@ -61,7 +62,8 @@ class Pool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """One design on one device: value of the time that the slider moves, loss, mean power (nan: unknown), where it is in the pool
-    (group, row), the run's design that it is (-1: none), and whether its size, and whether mixtures, were measured there.
+    (group, row), the run's design that it is (-1: none), how unlike the models measured there it is (`Problem.unlike`), and
+    what was not measured there: of "size", "experts" and "mixer".
     """
 
     time_s: float
@@ -69,20 +71,20 @@ class Choice:
     power_W: float
     at: tuple[int, int]
     own: int
-    size_measured: bool
-    experts_measured: bool
+    unlike: int = 0
+    unmeasured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stair:
-    """Designs in order of time, each with a lower loss than all before: the best within any bound is the last that fits."""
+    """Designs in order of time; each has a lower loss than all before that are no more unlike what was measured there."""
 
     choices: tuple[Choice, ...]
 
-    def within(self, bound: float) -> Choice | None:
-        """The lowest loss within a bound on the time."""
-        fitting = [c for c in self.choices if c.time_s <= bound]
-        return fitting[-1] if fitting else None
+    def within(self, bound: float, factors: Sequence[float] = (1.0, 1.0, 1.0)) -> Choice | None:
+        """The lowest loss within a bound on the time, times the factor of each design's `Choice.unlike`."""
+        fitting = [c for c in self.choices if c.time_s <= bound * factors[c.unlike]]
+        return min(fitting, key=lambda c: c.loss, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +92,10 @@ class Alternative:
     """A device at a power mode.
 
     level: index into `codesign.roofline.calibration.LEVELS`, the worse phase of those that the budget reads; rows: measurements of
-    this device, engine and precision; width_log: half-width of the 90 % interval of ln(time); factor: what tightens the bound so
-    that it holds with the budget's confidence; searched, designs: stairs of the coarse search (the run's designs included)
-    and of the run's designs alone; cap_W: power cap of the mode or TDP; price_usd: of the device; here: the run's own.
-    problem: its text where it could not be scored.
+    this device, engine and precision; width_log: half-width of the 90 % interval of ln(time), and factors: what tightens the bound
+    so that it holds with the budget's confidence, for each `Choice.unlike`; searched, designs: stairs of the coarse search (the
+    run's designs included) and of the run's designs alone; cap_W: power cap of the mode or TDP; metered: whether its power model is
+    fitted on metered passes; here: the run's own. problem: its text where it could not be scored.
     """
 
     device: Device = field(hash=False)
@@ -101,10 +103,11 @@ class Alternative:
     precision: str
     level: int
     rows: int
-    width_log: float
-    factor: float
+    width_log: tuple[float, ...]
+    factors: tuple[float, ...]
     searched: Stair
     designs: Stair
+    metered: bool = False
     here: bool = False
     problem: str = ""
 
@@ -115,12 +118,11 @@ class Alternative:
 
     def best(self, bound: float) -> Choice | None:
         """The lowest loss within a bound that must hold with the budget's confidence."""
-        return self.searched.within(bound * self.factor)
+        return self.searched.within(bound, self.factors)
 
     def interval(self, bound: float) -> tuple[float | None, float | None]:
         """Loss if times are at the short end of their 90 % interval, and at the long end (None: nothing fits then)."""
-        fast = self.searched.within(bound * math.exp(self.width_log))
-        slow = self.searched.within(bound * math.exp(-self.width_log))
+        fast, slow = (self.searched.within(bound, [math.exp(sign * w) for w in self.width_log]) for sign in (1, -1))
         return (fast.loss if fast else None), (slow.loss if slow else None)
 
 
@@ -230,22 +232,27 @@ def _alternative(review: Review, pool: Pool, device: Device, fits: Any, here: bo
         if group[0] in problems:
             choices += _choices(problems[group[0]][1], key, number, group)
     if not problems:
-        return Alternative(device=device, engine="", precision=precisions[0], level=4, rows=0, width_log=0.0, factor=1.0,
-                           searched=Stair(choices=()), designs=Stair(choices=()), here=here, problem=why)  # fmt: skip
+        return Alternative(device=device, engine="", precision=precisions[0], level=4, rows=0, width_log=(0.0,) * 3,
+                           factors=(1.0,) * 3, searched=Stair(choices=()), designs=Stair(choices=()), here=here, problem=why)  # fmt: skip
     key_kind = TIME_KEYS[key]
     bound = problem.budget.bounds().get(key) or review.best.values[key]
     z = NormalDist().inv_cdf(problem.budget.confidence)
-    spreads = {name: metric_log_sd(key_kind, at.models[name].rates) for name, (_, at) in problems.items()}
-    kept = [bound * math.exp(f * sd) for sd in set(spreads.values()) for f in (-z, 0.0, -_Z90, _Z90)] + [bound]
+    spreads = {
+        name: [metric_log_sd(key_kind, at.models[name].rates, unlike=how) for how in range(3)]
+        for name, (_, at) in problems.items()
+    }
+    widths = {sd for sds in spreads.values() for sd in sds}
+    kept = [bound * math.exp(f * sd) for sd in widths for f in (-z, 0.0, -_Z90, _Z90)] + [bound]
     searched = _stair(choices, kept, steps)
     lead = searched.within(bound) or (searched.choices[0] if searched.choices else None)
     precision = pool.groups[lead.at[0]][0] if lead else next(iter(problems))
     engine, at = problems[precision]
-    rates = [at.models[precision].rates.of(phase) for phase in _PHASES[key_kind]]
+    rates, power = [at.models[precision].rates.of(phase) for phase in _PHASES[key_kind]], at.models[precision].power
     return Alternative(
         device=device, engine=engine, precision=precision, level=max(r.level for r in rates), rows=min(r.n_rows for r in rates),
-        width_log=_Z90 * spreads[precision], factor=math.exp(-z * spreads[precision]), searched=searched,
-        designs=_stair([c for c in choices if c.own >= 0], kept, steps), here=here,
+        width_log=tuple(_Z90 * sd for sd in spreads[precision]), factors=tuple(math.exp(-z * sd) for sd in spreads[precision]),
+        searched=searched, designs=_stair([c for c in choices if c.own >= 0], kept, steps), here=here,
+        metered=power is not None and power.measured,
     )  # fmt: skip
 
 
@@ -259,23 +266,24 @@ def _choices(problem: Problem, key: str, number: int, group: Group) -> list[Choi
         for name, flags in problem.latency_outside(arch, precision).items():
             if not name.endswith("_here"):
                 mask &= ~np.broadcast_to(np.asarray(flags), (n,)) | (own >= 0)
-    near, far = problem.limits(precision), problem.limits(precision, unlike=1)
     flags = problem.latency_outside(arch, precision)
-    size, experts = (
-        np.broadcast_to(np.asarray(flags.get(f"{name}_here", False)), (n,)) for name in ("size", "experts")
-    )
-    outside: Any = size if near != far else False
-    for kind, limit in near.items():
+    unmeasured = {name: np.broadcast_to(np.asarray(flags.get(f"{name}_here", False)), (n,)) for name in _UNMEASURED}
+    how = np.broadcast_to(problem.unlike(arch, precision), (n,))
+    limits = [problem.limits(precision, unlike) for unlike in range(3)]
+    for kind, limit in limits[0].items():
         if kind != TIME_KEYS[key] and math.isfinite(limit):
-            mask &= np.broadcast_to(metric(kind, arch, estimate) <= np.where(outside, far[kind], limit), (n,))
+            mask &= np.broadcast_to(
+                metric(kind, arch, estimate) <= np.choose(how, [each[kind] for each in limits]), (n,)
+            )
     times = np.broadcast_to(np.asarray(metric(TIME_KEYS[key], arch, estimate), dtype=float), (n,))
     watts = np.broadcast_to(np.asarray(estimate.power_W, dtype=float), (n,))
     kept: list[int] = []
-    for rows in (np.flatnonzero(mask), np.flatnonzero(mask & (own >= 0))):
-        order = rows[np.lexsort((loss[rows], times[rows]))]
-        if len(order):
-            best = np.minimum.accumulate(loss[order])
-            kept += [int(i) for i in order[np.concatenate(([True], best[1:] < best[:-1]))]]
+    for level in range(3):
+        for rows in (np.flatnonzero(mask & (how == level)), np.flatnonzero(mask & (how == level) & (own >= 0))):
+            order = rows[np.lexsort((loss[rows], times[rows]))]
+            if len(order):
+                best = np.minimum.accumulate(loss[order])
+                kept += [int(i) for i in order[np.concatenate(([True], best[1:] < best[:-1]))]]
     return [
         Choice(
             time_s=float(times[i]),
@@ -283,27 +291,34 @@ def _choices(problem: Problem, key: str, number: int, group: Group) -> list[Choi
             power_W=float(watts[i]),
             at=(number, i),
             own=int(own[i]),
-            size_measured=not size[i],
-            experts_measured=not experts[i],
+            unlike=int(how[i]),
+            unmeasured=tuple(name for name in _UNMEASURED if unmeasured[name][i]),
         )
         for i in dict.fromkeys(kept)
     ]
 
 
 def _stair(choices: Sequence[Choice], bounds: Sequence[float], steps: int) -> Stair:
-    """Choices in order of time, each better than all before; the best within each of `bounds` is kept, and of the others from an
-    eighth to eight times the last bound as many as make `steps`, evenly in the logarithm of the time; the fastest stays.
+    """Choices in order of time, none beaten by one that is no slower, no worse and no more unlike what was measured; of each level the
+    best within each of `bounds` is kept, and of the others from an eighth to eight times the last bound as many as make its share of
+    `steps`, evenly in the logarithm of the time; the fastest stays.
     """
+    least = [math.inf] * 3
+    levels: list[list[Choice]] = [[], [], []]
+    for c in sorted(choices, key=lambda c: (c.time_s, c.loss, c.unlike)):
+        if c.loss < min(least[: c.unlike + 1]):
+            least[c.unlike] = c.loss
+            levels[c.unlike].append(c)
+    share = steps // max(sum(bool(level) for level in levels), 1)
+    targets = [*bounds, *np.geomspace(bounds[-1] / 8, bounds[-1] * 8, max(share - len(bounds), 0))]
     found: list[Choice] = []
-    for c in sorted(choices, key=lambda c: (c.time_s, c.loss)):
-        if not found or c.loss < found[-1].loss:
-            found.append(c)
-    if len(found) <= steps:
-        return Stair(choices=tuple(found))
-    times = np.array([c.time_s for c in found])
-    targets = [*bounds, *np.geomspace(bounds[-1] / 8, bounds[-1] * 8, steps - len(bounds))]
-    kept = {0, *(int(np.searchsorted(times, target, side="right")) - 1 for target in targets)}
-    return Stair(choices=tuple(found[i] for i in sorted(kept) if i >= 0))
+    for level in levels:
+        if len(level) > share:
+            times = np.array([c.time_s for c in level])
+            kept = {0, *(int(np.searchsorted(times, target, side="right")) - 1 for target in targets)}
+            level = [level[i] for i in sorted(kept) if i >= 0]
+        found += level
+    return Stair(choices=tuple(sorted(found, key=lambda c: (c.time_s, c.loss))))
 
 
 def design_at(pool: Pool, at: tuple[int, int]) -> tuple[str, Architecture]:

@@ -49,6 +49,7 @@ def build(review: Review) -> Section:
         thinned=pool.thinned, title=METRICS[key][0], bound=show_metric(key, start), given=bound is not None,
         unmeasured=sum(a.level > 1 for a in found), priced=sum(a.device.price_usd is not None for a in found),
         others=[METRICS[name][0] for name in others], levels=LEVELS, confidence=review.problem.budget.confidence,
+        metered=sum(a.metered for a in found),
     )  # fmt: skip
     return Section(key="what-if", title="What if", html=html, data=data, script=static_text("what_if.js"))
 
@@ -57,7 +58,7 @@ def _row(a: Alternative, numbers: dict[tuple[int, int], int]) -> dict[str, Any]:
     d = a.device
     return {
         "name": d.name, "title": d.title, "mode": d.power_mode or "", "group": FAMILIES.get(d.family, "other"), "engine": a.engine,
-        "precision": a.precision, "level": a.level, "rows": a.rows, "width": significant(a.width_log, 4), "factor": significant(a.factor, 6),
+        "precision": a.precision, "level": a.level, "rows": a.rows, "width": [significant(w, 8) for w in a.width_log], "factor": [significant(f, 8) for f in a.factors],
         "cap_W": a.cap_W, "price": d.price_usd, "price_note": d.price_note, "memory_B": significant(d.memory_usable_B, 4), "here": a.here,
         "problem": a.problem, "stair": _stair(a.searched, numbers), "own": _stair(a.designs, numbers),
     }  # fmt: skip
@@ -68,9 +69,10 @@ def _stair(stair: Stair, numbers: dict[tuple[int, int], int]) -> dict[str, Any]:
         return numbers.setdefault(c.at, len(numbers))
 
     return {
-        "t": [significant(c.time_s, 5) for c in stair.choices], "d": [number(c) for c in stair.choices],
+        "t": [significant(c.time_s, 6) for c in stair.choices], "d": [number(c) for c in stair.choices],
         "w": [significant(c.power_W, 3) for c in stair.choices],
-        "m": [(0 if c.size_measured else 1) + (0 if c.experts_measured else 2) for c in stair.choices],
+        "m": [sum(1 << k for k, name in enumerate(("size", "experts", "mixer")) if name in c.unmeasured) for c in stair.choices],
+        "u": [c.unlike for c in stair.choices],
     }  # fmt: skip
 
 

@@ -204,6 +204,13 @@ class Problem:
         """Which designs are unlike what was measured: `codesign.search.marks.latency_flags`."""
         return latency_flags(arch, self.latency_spans.get(precision, {}), self.models[precision].rates)
 
+    def unlike(self, arch: ArchitectureLike, precision: str) -> Any:
+        """How unlike the measured models designs are, 0, 1 or 2 (`codesign.search.marks.unlike_level`), as `limits` takes it."""
+        how: Any = 0
+        for name, flag in self.latency_outside(arch, precision).items():
+            how = np.maximum(how, np.where(flag, unlike_level(name), 0))
+        return how
+
     def in_range(self, arch: ArchitectureLike, precision: str) -> Any:
         """Mask of designs inside the range of the law's data in every dimension, and of the calibration's anywhere."""
         inside: Any = True
@@ -230,9 +237,7 @@ class Problem:
         mask = np.broadcast_to(valid, shape)
         n_valid = int(mask.sum())
         limits = [self.limits(precision, unlike) for unlike in range(3)]
-        how: Any = 0
-        for name, flag in self.latency_outside(arch, precision).items() if limits[0] != limits[2] else ():
-            how = np.maximum(how, np.where(flag, unlike_level(name), 0))
+        how = self.unlike(arch, precision) if limits[0] != limits[2] else 0
         for name, limit in limits[0].items():
             if math.isfinite(limit):
                 mask = mask & (metric(name, arch, estimate) <= np.choose(how, [each[name] for each in limits]))

@@ -41,7 +41,8 @@ REVIEW = EXAMPLES["example"]
 def by_hand(loss: list[list[float]], latency: list[list[float]], memory: list[list[float]], **masks: Any) -> Slice:
     shape = np.shape(loss)
     whole = {
-        name: np.array(masks.get(name, np.full(shape, name != "beyond"))) for name in ("possible", "inside", "beyond")
+        name: np.array(masks.get(name, np.full(shape, usual)))
+        for name, usual in (("possible", True), ("inside", True), ("unlike", 0))
     }
     values = {"loss": np.array(loss), "latency_s": np.array(latency), "memory_B": np.array(memory)}
     return Slice(design="d", precision="fp16", x="d_model", y="n_layers", x_values=(1, 2, 3), y_values=(1, 2), own=(0, 0),
@@ -57,7 +58,7 @@ def test_regions_by_hand() -> None:
         [[5e-3, 9e-3, 12e-3], [8e-3, 9e-3, 11e-3]],
         [[4e9, 4e9, 4e9], [7e9, 9e9, 9e9]],
     )
-    limits = {"latency_s": (0.01, 1.0, 1.0), "memory_B": (8e9, 1.0, 1.0), "energy_J": (math.inf, 1.0, 1.0)}
+    limits = {"latency_s": (0.01, [1.0] * 3), "memory_B": (8e9, [1.0] * 3), "energy_J": (math.inf, [1.0] * 3)}
     found = regions(cells, limits)
     assert found.keys == ("latency_s", "memory_B")
     assert found.broken["latency_s"].tolist() == [[False, False, True], [False, False, True]]
@@ -73,14 +74,14 @@ def test_only_possible_designs_inside_the_data_are_best_and_wide_intervals_tight
     grids = ([[3.0, 2.9, 2.7], [2.8, 2.6, 2.5]], [[7e-3, 9e-3, 12e-3], [8e-3, 9e-3, 11e-3]], [[4e9] * 3, [4e9] * 3])
     masks = {
         "possible": [[True, True, True], [False, True, True]], "inside": [[True, False, True], [True, True, True]],
-        "beyond": [[True, False, False], [False, False, False]],
+        "unlike": [[1, 0, 0], [0, 2, 0]],
     }  # fmt: skip
     cells = by_hand(*grids, **masks)
-    assert regions(cells, {"latency_s": (0.01, 1.0, 0.8)}).best == (1, 1)
-    limits = {"latency_s": (8.5e-3, 1.0, 0.6)}
-    assert regions(cells, limits).best is None
-    assert regions(cells, {"latency_s": (8.5e-3, 1.0, 0.9)}).best == (0, 0)
-    assert regions(cells, {"latency_s": (9.5e-3, 1.0, 0.6)}, extrapolate=True).best == (1, 1)
+    assert regions(cells, {"latency_s": (0.01, [1.0, 0.8, 1.0])}).best == (1, 1)
+    assert regions(cells, {"latency_s": (0.01, [1.0, 0.8, 0.5])}).best == (0, 0)
+    assert regions(cells, {"latency_s": (8.5e-3, [1.0, 0.6, 1.0])}).best is None
+    assert regions(cells, {"latency_s": (8.5e-3, [1.0, 0.9, 1.0])}).best == (0, 0)
+    assert regions(cells, {"latency_s": (9.5e-3, [1.0, 0.6, 1.0])}, extrapolate=True).best == (1, 1)
     assert regions(cells, {}).best == (1, 2)
 
 
@@ -126,10 +127,10 @@ def test_cells_are_what_the_search_scores() -> None:
 @given(st.floats(0.3, 3), st.floats(0.3, 3), st.floats(1, 2))
 def test_more_budget_is_never_worse(time: float, memory: float, more: float) -> None:
     cells = _CELLS
-    limits = {"latency_s": (0.02 * time, 1.0, 1.0), "memory_B": (60e9 * memory, 1.0, 1.0)}
+    limits = {"latency_s": (0.02 * time, [1.0] * 3), "memory_B": (60e9 * memory, [1.0] * 3)}
     before = regions(cells, limits)
     for key in limits:
-        after = regions(cells, limits | {key: (limits[key][0] * more, 1.0, 1.0)})
+        after = regions(cells, limits | {key: (limits[key][0] * more, [1.0] * 3)})
         assert not np.any(before.feasible & ~after.feasible)
         if before.best is not None:
             assert after.best is not None
@@ -140,13 +141,12 @@ _CELLS = slice_of(REVIEW.problem, REVIEW.best, "d_model", "n_layers")
 
 
 def test_limits_are_those_of_the_search() -> None:
-    """With 90 % confidence and a bound on the energy too."""
+    """With 90 % confidence and a bound on the energy too, for designs like and unlike what was measured."""
     found = problem(latency_s=0.02, energy_J=0.5, confidence=0.9)
-    wanted = found.limits("fp16")
-    for key, (bound, near, _) in limits_of(found, "fp16").items():
+    for key, (bound, factors) in limits_of(found, "fp16").items():
         kind = key.rsplit("_", 1)[0]
         if math.isfinite(bound):
-            assert bound * near == pytest.approx(wanted[kind])
+            assert [bound * f for f in factors] == pytest.approx([found.limits("fp16", how)[kind] for how in range(3)])
     assert {k for k, v in limits_of(found, "fp16").items() if math.isfinite(v[0])} == {
         "latency_s",
         "energy_J",
@@ -261,7 +261,7 @@ def bound_at(data: Any, key: str, place: int) -> float:
 def expected(review: Review, **bounds: float) -> tuple[float, str | None]:
     """Lowest loss of the width-depth map through the best design under other bounds, and what binds."""
     limits = limits_of(review.problem, review.best.precision)
-    limits = {key: (bounds.get(key, bound), near, far) for key, (bound, near, far) in limits.items()}
+    limits = {key: (bounds.get(key, bound), factors) for key, (bound, factors) in limits.items()}
     cells = slice_of(review.problem, review.best, "d_model", "n_layers")
     found = regions(cells, limits)
     assert found.best is not None

@@ -16,6 +16,7 @@ from codesign.errors import InfeasibleError
 from codesign.report.review import Review, load_review
 from codesign.report.what_if import Alternative, Choice, Stair, alternatives, design_at, pool_of, time_key
 from codesign.report.what_if_section import FAMILIES, build, scored
+from codesign.roofline.rates import UNSEEN_KIND_LOG
 from codesign.search import search
 from codesign.workload import PRECISIONS
 
@@ -80,9 +81,11 @@ def test_every_device_and_mode_is_there(small: Review) -> None:
     assert len(found) == wanted >= 80
     assert {FAMILIES.get(a.device.family, "other") for a in found} <= {*FAMILIES.values(), "other"}
     for a in found:
-        times, losses = [c.time_s for c in a.searched.choices], [c.loss for c in a.searched.choices]
-        assert times == sorted(times) and losses == sorted(losses, reverse=True)
-        choice, own = a.best(0.02), a.designs.within(0.02 * a.factor)
+        for level in range(3):
+            same = [c for c in a.searched.choices if c.unlike == level]
+            times, losses = [c.time_s for c in same], [c.loss for c in same]
+            assert times == sorted(times) and losses == sorted(losses, reverse=True)
+        choice, own = a.best(0.02), a.designs.within(0.02, a.factors)
         if own is not None:  # the run's designs are among those searched
             assert choice is not None and choice.loss <= own.loss + 1e-12
         if choice is not None:  # it fits the device's memory
@@ -99,9 +102,10 @@ def test_confidence_and_other_bounds_count(tmp_path: Path) -> None:
     found = alternatives(review, pool_of(review), devices)
     apple, thor = of(found, "apple_m1_7c"), of(found, "jetson_agx_thor_t5000")
     assert apple.best(0.02) is None and "no power model" in apple.problem
-    assert thor.factor == pytest.approx(math.exp(-1.2815516 / 1.6448536 * thor.width_log))
+    assert thor.factors == pytest.approx([math.exp(-1.2815516 / 1.6448536 * w) for w in thor.width_log])
+    assert thor.width_log[0] <= thor.width_log[1] <= thor.width_log[2] and thor.width_log[2] >= UNSEEN_KIND_LOG
     choice = thor.best(0.02)
-    assert choice is not None and choice.time_s <= 0.02 * thor.factor
+    assert choice is not None and choice.time_s <= 0.02 * thor.factors[choice.unlike]
 
 
 def test_which_time_the_slider_moves() -> None:
@@ -112,11 +116,26 @@ def test_which_time_the_slider_moves() -> None:
 
 
 def test_stairs_by_hand() -> None:
-    def choice(t: float, loss: float) -> Choice:
-        return Choice(time_s=t, loss=loss, power_W=1.0, at=(0, 0), own=-1, size_measured=True, experts_measured=True)
+    def choice(t: float, loss: float, unlike: int = 0) -> Choice:
+        return Choice(time_s=t, loss=loss, power_W=1.0, at=(0, 0), own=-1, unlike=unlike)
 
     stair = Stair(choices=(choice(1, 3.0), choice(2, 2.5), choice(4, 2.0)))
     assert [c and c.loss for c in map(stair.within, (0.5, 1, 3.9, 4, 9))] == [None, 3.0, 2.5, 2.0, 2.0]
+    stair = Stair(choices=(choice(1, 3.0), choice(2, 2.0, unlike=2), choice(3, 2.5)))
+    assert [c and c.loss for c in (stair.within(3, (1, 1, f)) for f in (1.0, 0.5))] == [2.0, 2.5]
+
+
+def test_designs_of_a_kind_not_measured_must_be_surer(tmp_path: Path) -> None:
+    """A recurrent design on a board where none was measured fits a bound only with its wider interval's factor."""
+    axes: dict[str, tuple[Any, ...]] = {"mixer": ("full", "mlstm:4"), "experts": ((0, 0),)}
+    review = load_review(write_small(tmp_path / "two", problem(latency_s=0.02, confidence=0.9, axes=axes)))
+    (orin,) = (a for a in alternatives(review, pool_of(review), {}) if a.here)
+    kinds = {(c.unlike == 2, "mixer" in c.unmeasured) for c in orin.searched.choices}
+    assert (True, True) in kinds and (False, True) not in kinds
+    for bound in (0.005, 0.02, 0.05):
+        choice = orin.best(bound)
+        assert choice is None or choice.time_s <= bound * orin.factors[choice.unlike]
+    assert orin.best(0.02).loss == pytest.approx(review.best.loss, abs=1e-9)  # type: ignore[union-attr]
 
 
 def test_section_counts_and_is_small() -> None:

@@ -77,7 +77,7 @@ codesign.sections.regions = (root, data, page) => {
     for (let i = 0; i < n; i++) {
       const flags = map.flags[i];
       for (let k = 0; k < active.length; k++) {
-        const key = active[k].key, share = map.grids[key][i] / (bounds[key] * factors[key][flags & 4 ? 1 : 0]);
+        const key = active[k].key, share = map.grids[key][i] / (bounds[key] * factors[key][flags >> 2]);
         if (share > 1) broken[i] |= 1 << k;
         if (share > used[i]) { used[i] = share; tight[i] = k; }
       }
@@ -157,7 +157,7 @@ codesign.sections.regions = (root, data, page) => {
         line: { color: t.ink, width: 0.8, smoothing: 0.6 }, opacity: 0.75, hoverinfo: "skip", showscale: false, name: "loss, nats per token", showlegend: true });
       for (const a of active) {
         const f = data.factors[m.precision][a.key];
-        const share = rows(m, (i) => Math.log(m.grids[a.key][i] / (limits[a.key] * f[m.flags[i] & 4 ? 1 : 0])));
+        const share = rows(m, (i) => Math.log(m.grids[a.key][i] / (limits[a.key] * f[m.flags[i] >> 2])));
         traces.push({ type: "contour", x, y, z: share, autocontour: false, contours: { start: 0, end: 0, size: 1, coloring: "none" }, line: { color: colours[a.key], width: 2.6, dash: DASH[a.key] }, hoverinfo: "skip",
           showscale: false, name: `${short[a.key]} ${format.metric(a.key, limits[a.key])}`, showlegend: true });
       }
@@ -214,7 +214,7 @@ codesign.sections.regions = (root, data, page) => {
       { title: "budget", left: true, text: (r) => short[r.key] }, { title: "limit", text: (r) => format.metric(r.key, limits[r.key]), value: (r) => limits[r.key] },
       { title: "used", text: (r) => format.percent(r.used), value: (r) => r.used },
       { title: "10 % less", text: (r) => signed(r.less), value: (r) => r.less }, { title: "10 % more", text: (r) => signed(r.more), value: (r) => r.more },
-    ], active.map((a) => ({ key: a.key, used: m.grids[a.key][best] / (limits[a.key] * data.factors[m.precision][a.key][m.flags[best] & 4 ? 1 : 0]), less: gain(a.key, 1 / 1.1), more: gain(a.key, 1.1) })),
+    ], active.map((a) => ({ key: a.key, used: m.grids[a.key][best] / (limits[a.key] * data.factors[m.precision][a.key][m.flags[best] >> 2]), less: gain(a.key, 1 / 1.1), more: gain(a.key, 1.1) })),
     { caption: "What a tenth of each budget is worth, in loss, on this map" });
   }
 

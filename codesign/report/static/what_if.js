@@ -10,15 +10,15 @@ codesign.sections["what-if"] = (root, data, page) => {
   const SURE = ["●", "◐", "◐", "○", "○"];
   const label = (r) => r.title + (r.mode ? `, ${r.mode}` : "");
 
-  /** The last step of a stair within a bound, or -1. */
-  function within(stair, bound) {
+  /** The lowest loss of a stair within a bound, times the factor of how unlike the measured models each design is; -1: none. */
+  function within(stair, bound, factors) {
     let at = -1;
-    for (let i = 0; i < stair.t.length && stair.t[i] <= bound; i++) at = i;
+    for (let i = 0; i < stair.t.length; i++) if (stair.t[i] <= bound * factors[stair.u[i]] && (at < 0 || designs[stair.d[i]].loss < designs[stair.d[at]].loss)) at = i;
     return at;
   }
   function score(r) {
-    const at = within(r.stair, state.bound * r.factor), own = within(r.own, state.bound * r.factor);
-    const fast = within(r.stair, state.bound * Math.exp(r.width)), slow = within(r.stair, state.bound * Math.exp(-r.width));
+    const at = within(r.stair, state.bound, r.factor), own = within(r.own, state.bound, r.factor);
+    const fast = within(r.stair, state.bound, r.width.map(Math.exp)), slow = within(r.stair, state.bound, r.width.map((w) => Math.exp(-w)));
     const loss = (i) => (i < 0 ? NaN : designs[r.stair.d[i]].loss);
     return { r, fits: at >= 0, loss: loss(at), low: loss(fast), high: loss(slow), time: at < 0 ? (r.stair.t[0] ?? NaN) : r.stair.t[at], power: at < 0 ? NaN : r.stair.w[at] ?? NaN,
       design: at < 0 ? null : designs[r.stair.d[at]], marks: at < 0 ? 0 : r.stair.m[at], own: own < 0 ? NaN : designs[r.own.d[own]].loss };
@@ -69,7 +69,7 @@ codesign.sections["what-if"] = (root, data, page) => {
       { title: data.key === "latency_s" ? "time per token" : data.title, text: (s) => (s.fits ? "" : "at least ") + format.metric(data.key, s.time), value: (s) => s.time },
       { title: "cap or TDP", text: (s) => lost(s.r.cap_W ?? NaN, format.power), value: (s) => s.r.cap_W ?? NaN }, { title: "power, about", text: (s) => lost(s.power, format.power), value: (s) => s.power },
       { title: "price, USD", text: (s) => (s.r.price ? s.r.price.toLocaleString("en-US") : "–"), value: (s) => s.r.price ?? NaN }, { title: "memory", text: (s) => format.bytes(s.r.memory_B), value: (s) => s.r.memory_B },
-      { title: "measured", left: true, text: (s) => `${SURE[s.r.level]}${s.r.rows ? ` ${s.r.rows} rows` : ""}${s.marks & 1 ? " S" : ""}${s.marks & 2 ? " M" : ""}`, value: (s) => s.r.level }, { title: "engine", left: true, text: (s) => s.r.engine || s.r.problem },
+      { title: "measured", left: true, text: (s) => `${SURE[s.r.level]}${s.r.rows ? ` ${s.r.rows} rows` : ""}${s.marks & 1 ? " S" : ""}${s.marks & 2 ? " M" : ""}${s.marks & 4 ? " X" : ""}`, value: (s) => s.r.level }, { title: "engine", left: true, text: (s) => s.r.engine || s.r.problem },
       { title: "best design there", left: true, text: (s) => (s.design ? (s.design.name ? `${s.design.name}: ` : "") + page.archText(s.design.arch) + (several ? `, ${s.design.precision}` : "") : "–") },
     ], shown, { caption: `Lowest loss with ${data.title} within ${format.metric(data.key, state.bound)}, lowest first`, onRow: (s) => { if (s.design?.name) page.select(s.design.name); } });
   }
