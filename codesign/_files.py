@@ -1,14 +1,16 @@
-"""Files that no reader sees half of: written beside, then renamed."""
+"""Files: written beside, then renamed, so that no reader sees half of one; read compressed or not."""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
+import zlib
 from pathlib import Path
 
 from codesign.errors import SpecError
 
-__all__ = ["write_text"]
+__all__ = ["read_unzipped", "write_text"]
 
 
 def write_text(path: str | os.PathLike[str], text: str, option: str = "--out") -> None:
@@ -30,3 +32,19 @@ def write_text(path: str | os.PathLike[str], text: str, option: str = "--out") -
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def read_unzipped(path: str | os.PathLike[str], wanted: str) -> str:
+    """The text of a file in UTF-8, gzip or not.
+
+    Args:
+        path: The file. wanted: What to give instead where it cannot be read.
+
+    Raises:
+        SpecError: It cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {error}; give {wanted}") from error

@@ -105,7 +105,8 @@ def read_archs(path: Path) -> dict[str, Architecture | str]:
     """Architectures by arch_id from a table with the columns of model_archs.csv.
 
     Columns: arch_id, layers, hidden, ffn_hidden, n_heads, n_kv_heads, head_dim, vocab, tied_embeddings (0/1),
-    ffn_matrices (2/3), kind (dense, moe<E>x<K>, or another word). A row that cannot be read maps to the reason.
+    ffn_matrices (2/3), qk_norm (none, head, full; none where there is no such column), kind (dense, moe<E>x<K>, or another
+    word). A row that cannot be read maps to the reason.
 
     Raises:
         SpecError: unreadable file or a missing column.
@@ -153,6 +154,7 @@ def arch_of_row(row: Mapping[str, str]) -> Architecture:
         vocab_size=n["vocab"],
         tied_embeddings=_flag(row, "tied_embeddings", 0, 1),
         ffn_gated=_flag(row, "ffn_matrices", 2, 3),
+        qk_norm=row.get("qk_norm", "").strip() or "none",
         n_experts=experts,
         n_active_experts=active,
         d_ff_expert=n["ffn_hidden"] if experts else 0,

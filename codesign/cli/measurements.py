@@ -33,7 +33,10 @@ def measurements(
     as_json: Annotated[bool, typer.Option("--json", help="Print the full records as JSON Lines.")] = False,
     csv: Annotated[str | None, typer.Option("--csv", help="Write a table to this file; - for standard output.")] = None,
     import_file: Annotated[
-        str | None, typer.Option("--import", help="Add the records of a file that --json wrote; - for standard input.")
+        str | None,
+        typer.Option(
+            "--import", help="Add the records of a file that --json wrote, gzip or not; - for standard input."
+        ),
     ] = None,
     store: Annotated[
         str | None, typer.Option(help="Path or postgresql:// URL; default: CODESIGN_STORE, else your data folder.")
@@ -129,19 +132,13 @@ def _give(store: Store, found: list[Measurement], *, as_json: bool, csv: str | N
 def _import(store: Store, name: str) -> None:
     import sys
 
-    from codesign.errors import SpecError
+    from codesign._files import read_unzipped
     from codesign.store import read_jsonl
 
-    try:
-        if name == "-":
-            records = read_jsonl(sys.stdin, "standard input")
-        else:
-            with open(name, encoding="utf-8") as file:
-                records = read_jsonl(file, name)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(
-            f"cannot read {name}: {error}; give a file that 'codesign measurements --json' wrote"
-        ) from error
+    if name == "-":
+        records = read_jsonl(sys.stdin, "standard input")
+    else:
+        records = read_jsonl(read_unzipped(name, "a file that 'codesign measurements --json' wrote").splitlines(), name)
     added = store.add_all(records)
     print(f"{added} records added to {store.name}; {len(records) - added} were there already")
 

@@ -112,18 +112,10 @@ def import_runs(store: str | None, file: str) -> None:
     Raises:
         SpecError: a file that cannot be read. SchemaError: one that holds something else.
     """
-    import gzip
-    import zlib
-
-    from codesign.errors import SpecError
+    from codesign._files import read_unzipped
     from codesign.store import Store, read_runs_jsonl
 
-    try:
-        with open(file, "rb") as opened:
-            data = opened.read()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {file}: {error}; give a file that 'codesign train --export' wrote") from error
+    text = read_unzipped(file, "a file that 'codesign train --export' wrote")
     runs = read_runs_jsonl(text.splitlines(), file)
     with Store(store) as records:
         added = records.add_runs(runs)

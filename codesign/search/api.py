@@ -228,8 +228,9 @@ def _infeasible(problem: Problem) -> InfeasibleError:
         model, form = problem.models[block.precision], PRECISIONS[block.precision]
         estimate = model.estimate(block.arch, problem.workload, form)
         worst: Any = np.zeros(block.shape)
-        limits = {k: v for k, v in problem.limits(block.precision).items() if math.isfinite(v)}
-        ratios = {k: np.broadcast_to(metric(k, block.arch, estimate) / v, block.shape) for k, v in limits.items()}
+        how = problem.unlike(block.arch, block.precision)
+        limits = _finite_limits(problem, block.precision)
+        ratios = {k: np.broadcast_to(metric(k, block.arch, estimate) / v[how], block.shape) for k, v in limits.items()}
         for ratio in ratios.values():
             worst = np.maximum(worst, ratio)
         worst = np.where(block.valid, worst, np.inf)
@@ -256,7 +257,8 @@ def _infeasible(problem: Problem) -> InfeasibleError:
     estimate = problem.models[precision].estimate(arch, problem.workload, PRECISIONS[precision])
     key = next(name for name in FORMATS if metric_of_bound(name) == broken)
     show = FORMATS[key]
-    value, limit = float(metric(broken, arch, estimate)), problem.limits(precision)[broken]
+    value = float(metric(broken, arch, estimate))
+    limit = float(_finite_limits(problem, precision)[broken][problem.unlike(arch, precision)])
     found = f"{arch.n_layers} layers x {arch.d_model} at {precision}"
     if not problem.allow_extrapolation:
         found += f" (designs outside the range of the data were not tried{_measured_sizes(problem)}; --allow-extrapolation does)"
@@ -275,12 +277,23 @@ def _infeasible(problem: Problem) -> InfeasibleError:
     )
 
 
+def _finite_limits(problem: Problem, precision: str) -> dict[str, Any]:
+    """Limits that bind, each (3,): for how unlike the measured models a design is (`Problem.unlike`)."""
+    levels = [problem.limits(precision, unlike) for unlike in range(3)]
+    return {name: np.array([each[name] for each in levels]) for name, v in levels[0].items() if math.isfinite(v)}
+
+
 def _measured_sizes(problem: Problem) -> str:
-    """Active parameters of the models whose latency was measured, in words."""
+    """What the models whose latency was measured are, in words: their active parameters, and what of the space none of them has."""
     spans = [span["anywhere"] for span in problem.latency_spans.values() if "anywhere" in span]
     if not spans:
         return ""
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     if math.isinf(high):  # the device's own calibration extrapolates over sizes
-        return "" if any(span[2] for span in spans) else ": no mixture of experts was measured on this device"
+        mixtures = any(value[0] for value in problem.space.axes["experts"])
+        return (
+            ""
+            if not mixtures or any(span[2] for span in spans)
+            else ": no mixture of experts was measured on this device"
+        )
     return f": measured models have {format_count(low)} to {format_count(high)} active parameters"

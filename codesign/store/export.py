@@ -91,6 +91,7 @@ def _arch_columns(a: Architecture) -> dict[str, Any]:
         "vocab": a.vocab_size,
         "tied_embeddings": int(a.tied_embeddings),
         "ffn_matrices": 3 if a.ffn_gated else 2,
+        "qk_norm": a.qk_norm,
         "kind": kind,
         "params_total": a.params_total,
         "params_active": a.params_active,
@@ -102,5 +103,5 @@ _COLUMNS = (
     "batch", "prompt_tokens", "kv_start_tokens", "gen_tokens", "prefill_ms", "prefill_tok_s", "decode_tok_s",
     "decode_ms_per_step", "power_w", "phase", "tokens", "seconds", "clock", "visits", "again_log", "energy_J",
     "peak_memory_B", "flags", "source", "created_at", "layers", "hidden", "ffn_hidden", "n_heads", "n_kv_heads", "head_dim",
-    "vocab", "tied_embeddings", "ffn_matrices", "kind", "params_total", "params_active",
+    "vocab", "tied_embeddings", "ffn_matrices", "qk_norm", "kind", "params_total", "params_active",
 )  # fmt: skip

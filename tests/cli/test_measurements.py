@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -142,6 +143,9 @@ def test_json_goes_out_and_comes_in(filled: str, tmp_path: Path) -> None:
         run("--store", other, "--import", "-", given=out).stdout
         == f"0 records added to {other}; 5 were there already\n"
     )
+    (tmp_path / "records.jsonl.gz").write_bytes(gzip.compress(out.encode()))
+    got = run("--store", other, "--import", str(tmp_path / "records.jsonl.gz"))
+    assert got.stdout == f"0 records added to {other}; 5 were there already\n"
     assert run("--store", other, "--json").stdout == out
     assert Store(other).find() == Store(filled).find()
 

@@ -288,7 +288,12 @@ def test_what_measurements_exports_reads_back(tmp_path: Path) -> None:
         "device_s": (0.5,),
         "engine": "tensorrt",
     }
-    given = [measured(), measured(phase="prefill", tokens=256, context_tokens=64, batch_size=2), measured(**orin)]
+    normed = read_config("smollm2-135m").evolve(qk_norm="head", family="qwen3")
+    given = [
+        measured(),
+        measured(phase="prefill", tokens=256, context_tokens=64, batch_size=2, architecture=normed),
+        measured(**orin),
+    ]
     path = tmp_path / "export.csv"
     path.write_text(measurements_csv(observe(given)))
     got = read_measurements(path)
@@ -305,6 +310,7 @@ def test_what_measurements_exports_reads_back(tmp_path: Path) -> None:
         )
         assert (new.clock, new.energy_J, new.peak_memory_B) == (old.clock, old.energy_J, old.peak_memory_B)
         assert new.architecture.params_total == pytest.approx(old.architecture.params_total, rel=1e-3)
+        assert new.architecture.qk_norm == old.architecture.qk_norm
     assert [m.device for m in read_measurements(path, device="host").measurements] == ["host", "host"]
     path.write_text(path.read_text().replace("0.0101", "nan"))
     assert len(read_measurements(path).skipped) == 2
