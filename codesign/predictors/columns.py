@@ -18,6 +18,7 @@ Array = npt.NDArray[np.float64]
 
 #: Column of ln N, the first that is filled: what is active and without embeddings counts most.
 _PARAMETERS = ("params_nonembed_active", "params_active", "params_total")
+_TOTAL = "params_total"
 _LOGS = {"t": "tokens", "l": "n_layers", "w": "d_model", "lr": "lr", "bs": "batch_tokens"}
 
 
@@ -30,14 +31,15 @@ def number(X: Any, name: str) -> Array | None:
 
 
 def law_columns(X: Any) -> list[str]:
-    """The columns that `law_inputs` reads and laws use: the first parameter count that is filled, tokens, shape, experts, and the recipe
-    where both its parts vary.
+    """The columns that `law_inputs` reads and laws use: the first parameter count that is filled, tokens, shape, experts (and then all
+    parameters and how many experts are active), and the recipe where both its parts vary.
     """
     counts = [name for name in _PARAMETERS if number(X, name) is not None]
+    mixture = [_TOTAL, "n_experts", "top_k"] if "n_experts" in X.columns and X["n_experts"].nunique() > 1 else []
     recipe = [c for c in (_LOGS["lr"], _LOGS["bs"]) if c in X.columns and X[c].nunique() > 1]
     shape = [_LOGS[key] for key in ("t", "l", "w")]
-    found = [*counts[:1], *shape, "n_experts", *(recipe if len(recipe) == 2 else [])]
-    return [name for name in found if name in X.columns]
+    found = [*counts[:1], *shape, *mixture, *(recipe if len(recipe) == 2 else [])]
+    return [name for name in dict.fromkeys(found) if name in X.columns]
 
 
 def law_inputs(X: Any) -> dict[str, Array]:
@@ -64,4 +66,10 @@ def law_inputs(X: Any) -> dict[str, Array]:
     if "n_experts" in X.columns:
         experts = np.nan_to_num(np.asarray(X["n_experts"], dtype=float), nan=1.0)
         found["e"] = np.log(np.maximum(experts, 1.0))
+        total = number(X, _TOTAL)
+        if total is not None:
+            found["p"] = np.log(total)
+        if "top_k" in X.columns:
+            active = np.nan_to_num(np.asarray(X["top_k"], dtype=float), nan=1.0)
+            found["a"] = np.minimum(np.log(np.maximum(active, 1.0)) - found["e"], 0.0)
     return found

@@ -22,7 +22,7 @@ __all__ = ["fit_surrogate"]
 
 Array = npt.NDArray[np.float64]
 
-_LAW_COLUMNS = ("params_nonembed_active", "params_active", "params_total", "n_layers", "d_model", "d_ff", "n_experts", "tokens", "lr", "batch_tokens")  # fmt: skip
+_LAW_COLUMNS = ("params_nonembed_active", "params_active", "params_total", "n_layers", "d_model", "d_ff", "n_experts", "top_k", "tokens", "lr", "batch_tokens")  # fmt: skip
 #: Set by the experiment's design rather than by the architecture or the recipe; no search could give them.
 _LEFT_OUT = ("routing_frequency", "flop_increase", "chinchilla_multiplier", "hparams")
 _RECIPE = ("lr", "batch_tokens")

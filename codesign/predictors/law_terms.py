@@ -7,13 +7,14 @@ Inputs (each an array of one length, centred on the fitted rows by `codesign.pre
     n   ln N, active parameters without embeddings        t   ln D, training tokens
     l   ln layers                                         w   ln d_model
     e   ln experts (0 for a dense model)                  r   ln(d_ff / d_model)
+    p   ln parameters, all experts counted                a   ln(active experts / experts), 0 for a dense model
     lr  ln peak learning rate                             bs  ln batch (tokens)
 
 Every parameter has a prior (mean, standard deviation) and a box. The priors are wide (an exponent of 0.3 +- 0.3) and keep a
 fit to a few rows sane: with no data at all the law is Chinchilla's with usual exponents.
 
 Sources: Chinchilla form, Hoffmann et al. 2022 (arXiv 2203.15556); effective expert count, Clark et al. 2022 (arXiv
-2202.01169); recipe optimum as powers of N and D, Li et al. 2025 (Step Law, arXiv 2503.04715). The *coupled* data term
+2202.01169); parameters and share of active experts, Abnar et al. 2025 (arXiv 2501.12370); recipe optimum as powers of N and D, Li et al. 2025 (Step Law, arXiv 2503.04715). The *coupled* data term
 ``B D^-b N^h`` (a larger model gains more, or less, from a token) is the interaction that Kaplan et al. 2020 (arXiv
 2001.08361, Eq. 1.5) have inside a power; here it is one more exponent.
 """
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LAW_NAMES", "Law", "MedianLaw", "Parameter", "Term", "build_law", "median_forms"]
+__all__ = ["LAW_NAMES", "MIXTURES", "Law", "MeanLaw", "Parameter", "Term", "build_law", "mean_forms", "mean_name"]
 
 Array = npt.NDArray[np.float64]
 Inputs = Mapping[str, Array]
@@ -87,19 +88,19 @@ class Law:
 
 
 @dataclass(frozen=True)
-class MedianLaw:
-    """``ln L = median of ln L_i`` over laws of several forms.
+class MeanLaw:
+    """``ln L = sum_i w_i ln L_i`` over laws of several forms, weights w_i >= 0 that sum to 1.
 
-    No form is right, and data seldom tell which errs least beyond them; of several that fit about equally the median is hurt by
-    none that goes astray.
+    No form is right, and data seldom tell which errs least beyond them; what they miss differs, so their mean misses less.
     """
 
     laws: tuple[Law, ...]
+    weights: tuple[float, ...]
 
     @property
     def name(self) -> str:
-        """As `median_forms` reads it."""
-        return "median(" + ", ".join(law.name for law in self.laws) + ")"
+        """As `mean_forms` reads it."""
+        return mean_name({law.name: weight for law, weight in zip(self.laws, self.weights, strict=True)})
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -113,24 +114,40 @@ class MedianLaw:
 
     def __call__(self, p: Any, x: Inputs) -> Array:
         """Predicted loss, nats per token; p[i] broadcasts against the inputs."""
-        logs, start = [], 0
-        for law in self.laws:
+        total, start = np.zeros(()), 0
+        for law, weight in zip(self.laws, self.weights, strict=True):
             stop = start + len(law.parameters)
-            logs.append(np.log(np.maximum(law(p[start:stop], x), 1e-3)))
+            total = total + weight * np.log(np.maximum(law(p[start:stop], x), 1e-3))
             start = stop
-        return np.asarray(np.exp(np.median(np.stack(np.broadcast_arrays(*logs)), axis=0)))
+        return np.asarray(np.exp(total))
 
 
-def median_forms(name: str) -> list[str]:
-    """Forms in a name such as ``median(aspect*, additive*, chinchilla*)``; empty for a single form.
+def mean_name(weights: Mapping[str, float]) -> str:
+    """What `mean_forms` reads: forms with their shares, which are scaled to sum to 1.
 
     Example:
-        >>> median_forms("median(aspect*, additive*)"), median_forms("aspect")
-        (['aspect*', 'additive*'], [])
+        >>> mean_name({"aspect*": 3.0, "additive*": 1.0})
+        'mean(0.750 aspect*, 0.250 additive*)'
     """
-    if not (name.startswith("median(") and name.endswith(")")):
-        return []
-    return [part.strip() for part in name[len("median(") : -1].split(",")]
+    total = sum(weights.values())
+    return "mean(" + ", ".join(f"{weight / total:.3f} {form}" for form, weight in weights.items()) + ")"
+
+
+def mean_forms(name: str) -> dict[str, float]:
+    """Forms and weights in a name such as ``mean(0.75 aspect*, 0.25 additive*)``; empty for a single form.
+
+    Raises:
+        ValueError: A part is no number and form.
+
+    Example:
+        >>> mean_forms("mean(0.75 aspect*, 0.25 additive*)"), mean_forms("aspect")
+        ({'aspect*': 0.75, 'additive*': 0.25}, {})
+    """
+    if not (name.startswith("mean(") and name.endswith(")")):
+        return {}
+    parts = [part.split() for part in name[len("mean(") : -1].split(",")]
+    found = {form: float(weight) for weight, form in parts}
+    return {form: weight / sum(found.values()) for form, weight in found.items()}
 
 
 def _log(name: str, mean: float = -0.5, std: float = 1.5) -> Parameter:
@@ -197,6 +214,23 @@ _MOE = Term(
     ("n", "e"),
 )  # fmt: skip
 
+#: In what is stored, what is used and the share of active experts. lambda may have either sign: of two models of one size the one
+#: with fewer active experts uses less, of two that use as much it stores more.
+_SPARSE = Term(
+    (
+        _log("ln A"), _exponent("a"), _log("ln C", -2.0), _slope("lambda"), _log("ln G"), _exponent("delta", 0.2), _exponent("g"),
+    ),
+    lambda p, x: (
+        np.exp(p[0] - p[1] * x["p"]) + np.exp(p[2] - p[3] * x["a"]) + np.exp(p[4] - p[5] * x["a"] - p[6] * x["p"])
+    ),
+    ("p", "a"),
+)  # fmt: skip
+_COUNTS = Term(
+    (_log("ln A"), _exponent("a"), _log("ln G"), _exponent("g")),
+    lambda p, x: np.exp(p[0] - p[1] * x["n"]) + np.exp(p[2] - p[3] * x["p"]),
+    ("n", "p"),
+)
+
 _DATA = Term((_log("ln B"), _exponent("b", 0.4, 0.3)), lambda p, x: np.exp(p[0] - p[1] * x["t"]), ("t",))
 _COUPLED = Term((*_DATA.parameters, _slope("h")), lambda p, x: np.exp(p[0] - p[1] * x["t"] + p[2] * x["n"]), ("t", "n"))
 _COUPLED_SHAPE = Term(
@@ -240,7 +274,11 @@ _SIZES = {
     "depth_width": _DEPTH_WIDTH,
     "quadratic": _QUADRATIC,
     "moe": _MOE,
+    "sparse": _SPARSE,
+    "counts": _COUNTS,
 }
+#: Size terms of tables in which the number of experts varies, and of no others.
+MIXTURES = ("moe", "sparse", "counts")
 _TOKENS = {"": _DATA, "*": _COUPLED, "**": _COUPLED_SHAPE}
 
 #: Size terms; with ``*`` the data term is coupled to N, with ``**`` to depth and width.

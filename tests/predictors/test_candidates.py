@@ -11,7 +11,7 @@ from run_tables import law_table
 from codesign.errors import SpecError, UnknownNameError
 from codesign.predictors.candidates import CANDIDATES, BestLaw, ParameterCount, candidate, possible_laws
 from codesign.predictors.law_regressor import LawRegressor
-from codesign.predictors.law_terms import median_forms
+from codesign.predictors.law_terms import mean_forms, mean_name
 
 
 def test_laws_need_what_they_read_to_vary() -> None:
@@ -22,7 +22,9 @@ def test_laws_need_what_they_read_to_vary() -> None:
     tied = frame.assign(n_layers=frame["d_model"] // 64)
     assert all(form.rstrip("*") == "chinchilla" and "**" not in form for form in possible_laws(tied))
     mixture = frame.assign(n_experts=np.where(np.arange(len(frame)) % 2, 8, 1))
-    assert possible_laws(mixture) == ["moe"]
+    assert possible_laws(mixture) == ["moe", "moe*"]
+    mixture = mixture.assign(top_k=2, params_total=frame["params_nonembed_active"] * (1 + mixture["n_experts"]))
+    assert possible_laws(mixture) == ["moe", "moe*", "sparse", "sparse*", "counts", "counts*"]
     assert possible_laws(pd.DataFrame({"lr": [1e-3, 2e-3]})) == []
 
 
@@ -36,24 +38,27 @@ def test_the_form_of_the_rows_wins_against_one_that_cannot_fit() -> None:
     assert best.predict(frame) == pytest.approx(loss, rel=0.03)
 
 
-def test_the_median_of_three_laws_by_hand() -> None:
+def test_the_mean_of_three_laws_by_hand() -> None:
     frame, loss = law_table(noise=0.01)
-    forms = ["chinchilla", "aspect", "additive"]
-    median = LawRegressor(f"median({', '.join(forms)})", draws=3).fit(frame, loss, groups=frame["shape"])
-    each = [LawRegressor(f, draws=3, starts=1).fit(frame, loss, groups=frame["shape"]).predict(frame) for f in forms]
-    assert median.predict(frame) == pytest.approx(np.median(each, axis=0))
-    assert median.draws_.shape == (3, median.p_.size)
-    assert "aspect: E" in median.coef_
+    shares = {"chinchilla": 0.5, "aspect": 0.25, "additive": 0.25}
+    mean = LawRegressor(mean_name(shares), draws=3).fit(frame, loss, groups=frame["shape"])
+    each = [LawRegressor(f, draws=3, starts=1).fit(frame, loss, groups=frame["shape"]).predict(frame) for f in shares]
+    by_hand = np.exp(sum(w * np.log(v) for w, v in zip(shares.values(), each, strict=True)))
+    assert mean.predict(frame) == pytest.approx(by_hand)
+    assert mean.draws_.shape == (3, mean.p_.size)
+    assert "aspect: E" in mean.coef_
 
 
-def test_a_law_in_use_is_a_median_of_those_that_fit() -> None:
+def test_a_law_in_use_is_a_mean_of_those_that_fit() -> None:
     frame, loss = law_table(noise=0.01)
     best = BestLaw(["chinchilla*", "aspect*", "additive*", "chinchilla"], draws=0).fit(
         frame, loss, groups=frame["shape"]
     )
-    assert set(median_forms(best.median_)) <= {"chinchilla*", "aspect*", "additive*", "chinchilla"}
+    weights = mean_forms(best.mean_)
+    assert set(weights) <= {"chinchilla*", "aspect*", "additive*", "chinchilla"}
+    assert max(weights, key=lambda f: weights[f]) == min(best.scores_, key=lambda f: best.scores_[f])
     one = BestLaw(["chinchilla"], draws=0).fit(frame, loss, groups=frame["shape"])
-    assert one.median_ == one.form_ == "chinchilla"
+    assert one.mean_ == one.form_ == "chinchilla"
 
 
 def test_the_parameter_count_alone_falls() -> None:
@@ -70,11 +75,11 @@ def test_every_name_makes_what_it_says() -> None:
     frame, _ = law_table()
     forms = possible_laws(frame)
     for name in CANDIDATES:
-        made = candidate(name, forms, "median(aspect*, additive*, chinchilla*)")
+        made = candidate(name, forms, "mean(0.5 aspect*, 0.3 additive*, 0.2 chinchilla*)")
         assert (made.law is not None) == ("law" in name or "*" in name)
         assert (made.model is not None) == (name != "law")
     assert candidate("law", forms, None) is None
-    assert candidate("law + gp", ["chinchilla"], "median(chinchilla, aspect)") is None
+    assert candidate("law + gp", ["chinchilla"], "mean(0.5 chinchilla, 0.5 aspect)") is None
     assert candidate("additive** + gp", ["chinchilla"], "chinchilla") is None
 
 

@@ -73,9 +73,36 @@ def test_more_training_never_hurts_where_the_data_term_is_not_coupled(name: str,
     p = np.array([q.mean + 0.3 * q.std * rng.normal() for q in law.parameters]).clip(
         [q.low for q in law.parameters], [q.high for q in law.parameters]
     )
-    x = {key: np.full(6, rng.normal()) for key in ("n", "l", "w", "e")}
+    x = {key: np.full(6, rng.normal()) for key in ("n", "l", "w", "e", "p", "a")}
     x["e"] = np.abs(x["e"])
     assert (np.diff(law(p, {**x, "t": np.linspace(-2, 2, 6)})) <= 1e-12).all()
+
+
+def test_mixtures_by_what_is_stored_and_used() -> None:
+    """1 of 64 to 2 of 16 experts active; the law of what is stored and used tells models with twice as many active."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (e, k, total * (0.2 + 0.8 * k / e), total, tokens)
+        for total in (1e9, 2e9, 4e9) for e, k in ((64, 1), (64, 2), (16, 1), (16, 2), (16, 4)) for tokens in (2e9, 8e9, 3e10)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["n_experts", "top_k", "params_nonembed_active", "params_total", "tokens"])
+    share = frame["top_k"] / frame["n_experts"]
+    loss = 1.6 + 0.3 * (frame["params_total"] / 2e9) ** -0.3 + 0.1 * (share / 0.05) ** -0.4 + 0.3 * (frame["tokens"] / 8e9) ** -0.35  # fmt: skip
+    loss = loss.to_numpy() * np.exp(0.002 * rng.normal(size=len(frame)))
+    most = (frame["top_k"] == 4).to_numpy()
+    model = LawRegressor("sparse", draws=0).fit(frame[~most], loss[~most])
+    assert model.predict(frame[most]) == pytest.approx(loss[most], rel=0.006)
+    p = np.arange(1.0, 8.0) / 10  # ln A, a, ln C, lambda, ln G, delta, g
+    x = {"p": np.array([0.7]), "a": np.array([-2.0])}
+    by_hand = np.exp(0.1 - 0.2 * 0.7) + np.exp(0.3 + 0.4 * 2.0) + np.exp(0.5 + 0.6 * 2.0 - 0.7 * 0.7)
+    assert build_law("sparse", tokens=False)(np.concatenate([[1.0], p]), x) == pytest.approx(1.0 + by_hand)
+    by_hand = np.exp(0.1 - 0.2 * 0.3) + np.exp(0.3 - 0.4 * 0.7)
+    found = build_law("counts", tokens=False)(np.concatenate([[1.0], p[:4]]), {"n": np.array([0.3]), **x})
+    assert found == pytest.approx(1.0 + by_hand)
+    dense = law_inputs(frame.assign(n_experts=1, top_k=np.nan))
+    assert (dense["a"] == 0).all() and (dense["e"] == 0).all()
+    with pytest.raises(SpecError, match="reads a, which the table lacks"):
+        LawRegressor("sparse").fit(frame.drop(columns="top_k"), loss)
 
 
 def test_finds_the_law_and_predicts_ten_times_larger_models() -> None:
