@@ -44,7 +44,7 @@ def bagged_weights(predicted: Array, target: Array, groups: Any, seed: int = 0) 
         drawn = np.concatenate([rows[i] for i in rng.integers(0, names.size, names.size)])
         total += convex_weights(predicted[drawn], target[drawn])
     kept = np.where(total >= LEAST_WEIGHT * _DRAWS, total, 0.0)
-    return kept / kept.sum()
+    return np.asarray(kept / kept.sum())
 
 
 class Stack:
