@@ -266,8 +266,13 @@ def _print_one(result: dict[str, Any], cost: RooflineModel, law: Any) -> None:
     for phase in ("decode", "prefill"):
         rates = cost.rates.of(phase)
         others = ", of other models: see the marks" if how and rates.n_rows else ""
+        rows = (
+            f"{rates.n_rows} rows{others}"
+            if rates.n_rows or rates.terms is None
+            else "none of about this length and batch: a wider interval"
+        )
         screen.print(
-            f"  {phase}: {LEVELS[rates.level]} ({rates.n_rows} rows{others}); 90 % interval: times or divided by {math.exp(rates.half_width_log(how)):.2f}"
+            f"  {phase}: {LEVELS[rates.level]} ({rows}); 90 % interval: times or divided by {math.exp(rates.half_width_log(how)):.2f}"
         )
     if cost.power is not None:
         screen.print(f"  energy: {cost.power.source.split(';')[0]}")

@@ -111,6 +111,11 @@ def _fit_line(fit: DeviceFit) -> str:
             error = terms.held_out.get(f"{kind}_mape_pct")
             told = f"{error:.1f} % off with architectures left out" if error is not None else "error not known"
             parts.append(f"{name} {terms.n_architectures} architectures, {told}")
+    if (energy := fit.energy) is not None:
+        parts.append(
+            f"energy {energy.idle_W:.3g} W idle, {1e12 * energy.flop_J:.3g} pJ/FLOP, {1e12 * energy.byte_J:.3g} pJ/byte, "
+            f"{energy.held_out_mape_pct:.1f} % off with architectures left out"
+        )
     mode = f" at {fit.power_mode}" if fit.power_mode else ""
     return f"{fit.engine} {fit.engine_version} ({options}), {fit.precision}{mode}: {'; '.join(parts)}; {fit.fitted_at[:10]}"
 

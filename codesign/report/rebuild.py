@@ -231,25 +231,40 @@ def _gaps(deviation: Mapping[str, float], what: str) -> list[str]:
 
 
 def _changes(problem: Problem, p: Mapping[str, Any]) -> list[str]:
-    """Rates and data-sheet figures that are now other than in the run."""
+    """Data-sheet figures and rates that are now other than in the run; of the rates of a phase, the one that changed most."""
     device = next(iter(problem.models.values())).device
-    found = []
     then: dict[str, tuple[float, float]] = {
         "bandwidth, B/s": (p["device"]["bandwidth_Bps"], device.bandwidth_Bps),
         "usable memory, B": (p["device"]["memory_usable_B"], device.memory_usable_B),
     }
     for kind, peak in p["device"]["peak_flop_per_s"].items():
         then[f"{kind} peak, FLOP/s"] = (peak, device.peak_flop_per_s.get(kind, math.nan))
+    found = [f"{key}: {a:.4g} in the run, {b:.4g} here" for key, (a, b) in then.items() if not _alike(a, b)]
     for name, model in problem.models.items():
         for phase in _PHASES:
-            old, now = p["rates"][name][phase], model.rates.of(phase)
-            if now.terms is not None:
-                old, new = old.get("seconds_per", {}), dict(now.terms.seconds_per)
+            old, terms = p["rates"][name][phase], model.rates.of(phase).terms
+            if (terms is None) != ("seconds_per" not in old):
+                own, other = "the device's own calibration", "the rates of published measurements"
+                here, there = (other, own) if terms is None else (own, other)
+                found.append(f"{phase} ({name}): {there} in the run, {here} here")
+                continue
+            if terms is not None:
+                old, new = old["seconds_per"], dict(terms.seconds_per)
             else:
-                new = {key: getattr(now, key) for key in _SHOWN_RATES}
-            for key, value in new.items():
-                then[f"{phase} {key} ({name})"] = (old.get(key, math.nan), value)
-    for key, (a, b) in then.items():
-        if not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-15):
-            found.append(f"{key}: {a:.4g} in the run, {b:.4g} here")
+                new = {key: getattr(model.rates.of(phase), key) for key in _SHOWN_RATES}
+            changed = {
+                key: (old.get(key, 0.0), value) for key, value in new.items() if not _alike(old.get(key, 0.0), value)
+            }
+            if changed:
+                key, (a, b) = max(changed.items(), key=lambda item: _ratio(*item[1]))
+                more = f" (the most of {len(changed)} that differ)" if len(changed) > 1 else ""
+                found.append(f"{phase} {key} ({name}): {a:.4g} in the run, {b:.4g} here{more}")
     return found
+
+
+def _alike(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-15)
+
+
+def _ratio(a: float, b: float) -> float:
+    return abs(math.log(b / a)) if a > 0 and b > 0 else math.inf

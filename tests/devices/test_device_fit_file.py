@@ -18,6 +18,7 @@ from codesign.devices import (
     EnergyTerms,
     PhaseTerms,
     ResidualFit,
+    describe,
     load_device,
     user_devices,
     write_device,
@@ -66,6 +67,7 @@ def test_every_device_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     for one in (device, replace(device, fits=fits(device.power_mode))):
         write_device(one, path, "A heading\nof two lines.")
         assert read_device(path) == one
+        assert ("energy 145 W idle, 1.37 pJ/FLOP, 0 pJ/byte, 6.4 % off" in describe(one)) == bool(one.fits)
         assert path.read_text().startswith("# A heading\n# of two lines.\n") and [
             p.name for p in tmp_path.iterdir()
         ] == ["d.toml"]

@@ -52,17 +52,26 @@ def test_a_device_that_is_not_here_is_rebuilt_from_the_run() -> None:
     assert found.validation is not None and len(found.validation["rows"]) == 16
 
 
+#: As a device's own calibration stands in a run.
+_OWN = {
+    "seconds_per": {"layer": 2e-5, "weight_B": 8e-12}, "interval_beyond_log": 0.4, "mixtures": False, "architectures": 9, "held_out": {},
+}  # fmt: skip
+
+
 def test_changed_rates_are_told_and_the_runs_own_are_used(tmp_path: Path) -> None:
     """Bandwidth and efficiency in the run are not the catalogue's: neither gives the designs again, both are named."""
 
     def older(data: dict[str, Any]) -> None:
         data["device"]["bandwidth_Bps"] = 150e9
         data["rates"]["fp16"]["decode"]["bandwidth_efficiency"] = 0.5
+        data["rates"]["fp16"]["decode"]["layer_s"] *= 1.01
+        data["rates"]["fp16"]["prefill"] = {**data["rates"]["fp16"]["prefill"], **_OWN}
 
     found = load_review(changed(tmp_path, older))
     notes = " | ".join(found.rebuilt.notes)
     assert "bandwidth, B/s: 1.5e+11 in the run, 2.048e+11 here" in notes
-    assert "decode bandwidth_efficiency (fp16): 0.5 in the run, 0.7535 here" in notes
+    assert "decode bandwidth_efficiency (fp16): 0.5 in the run, 0.7535 here (the most of 2 that differ)" in notes
+    assert "prefill (fp16): the device's own calibration in the run, the rates of published measurements here" in notes
     assert found.rebuilt.from_catalogue  # its figures are nearer
     assert any("search again" in text for text in cautions(found))
 
