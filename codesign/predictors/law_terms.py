@@ -137,7 +137,7 @@ def mean_forms(name: str) -> dict[str, float]:
     """Forms and weights in a name such as ``mean(0.75 aspect*, 0.25 additive*)``; empty for a single form.
 
     Raises:
-        ValueError: A part is no number and form.
+        ValueError: A part is no number and form, or no number is above zero.
 
     Example:
         >>> mean_forms("mean(0.75 aspect*, 0.25 additive*)"), mean_forms("aspect")
@@ -147,6 +147,8 @@ def mean_forms(name: str) -> dict[str, float]:
         return {}
     parts = [part.split() for part in name[len("mean(") : -1].split(",")]
     found = {form: float(weight) for weight, form in parts}
+    if not (min(found.values()) >= 0 and 0 < sum(found.values()) < np.inf):
+        raise ValueError(f"the weights of {name} are not positive numbers")
     return {form: weight / sum(found.values()) for form, weight in found.items()}
 
 
