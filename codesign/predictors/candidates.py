@@ -15,7 +15,7 @@ from codesign.errors import SpecError, UnknownNameError
 from codesign.predictors.columns import law_inputs
 from codesign.predictors.conformal import group_folds, largest_group_masks
 from codesign.predictors.law_regressor import LawRegressor
-from codesign.predictors.law_terms import MIXTURES, build_law, mean_forms, mean_name
+from codesign.predictors.law_terms import MIXTURES, build_law, median_forms
 from codesign.predictors.surrogate import Surrogate
 
 __all__ = ["CANDIDATES", "BestLaw", "ParameterCount", "candidate", "possible_laws"]
@@ -31,7 +31,7 @@ _FORMS = (
     "depth_width*", "quadratic**", "moe", "moe*", "sparse", "sparse*", "counts", "counts*",
 )  # fmt: skip
 
-#: Folds by which forms are compared, and the left-out error, in that of the best, up to which a form joins the mean.
+#: Folds by which forms are compared, and the left-out error, in that of the best, up to which a form joins the median.
 _FOLDS = 4
 _SANE = 2.0
 
@@ -115,8 +115,8 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
 
     Attributes:
         form_: The chosen name. scores_: name -> score.
-        mean_: ``mean(...)`` of the forms whose left-out error is within twice the best, weighted by the inverse square of their
-            scores (Bates and Granger 1969); the chosen name where only one is.
+        median_: ``median(...)`` of the forms whose left-out error is within twice the best; the chosen name where fewer than
+            three forms are, and for mixtures, whose forms read different things: one that misses is no variant of one that fits.
     """
 
     def __init__(
@@ -165,7 +165,8 @@ class BestLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn i
         self.form_ = min(equal, key=lambda form: (counts[form], self.scores_.get(form, 0.0)))
         self.law_ = fits[self.form_].fit(X, target, groups=names)
         sane = [form for form in forms if left.get(form, 0.0) <= _SANE * min(left.values(), default=0.0)]
-        self.mean_ = mean_name({form: self.scores_[form] ** -2.0 for form in sane}) if len(sane) > 1 else self.form_
+        mixture = self.form_.rstrip("*") in MIXTURES
+        self.median_ = f"median({', '.join(sane)})" if len(sane) >= 3 and not mixture else self.form_
         self.scatter_ = self.law_.scatter_
         return self
 
@@ -197,7 +198,7 @@ def candidate(
     Args:
         name: Such as ``law + gp``.
         forms: `possible_laws` of the table.
-        law_form: The form that ``law`` stands for, or a mean of forms.
+        law_form: The form that ``law`` stands for, or a median of forms.
         columns: Columns of the features; None: the known ones.
         random_state: Seed.
 
@@ -210,7 +211,7 @@ def candidate(
     if name == "law":
         mean, kind = "law", ""
     form = law_form if mean == "law" else mean
-    if mean and (form is None or not set(mean_forms(form) or [form]) <= set(forms)):
+    if mean and (form is None or not set(median_forms(form) or [form]) <= set(forms)):
         return None
     law = LawRegressor(form, starts=1, random_state=random_state) if form else None
     return Surrogate(law, _model(kind, random_state, alone=law is None) if kind else None, columns)
@@ -221,10 +222,7 @@ def _model(kind: str, random_state: int, alone: bool) -> Any:
     if kind == "gp":
         from codesign.predictors.gaussian_process import GaussianProcess
 
-        return GaussianProcess(
-            kernel="rbf", centred=alone, group_effect=None if alone else False, noise_floor=1e-4, hyper_rows=400,
-            random_state=random_state,
-        )  # fmt: skip
+        return GaussianProcess(kernel="rbf", centred=alone, noise_floor=1e-4, hyper_rows=400, random_state=random_state)
     if kind == "trees":
         from codesign.predictors.trees import BoostedTrees
 

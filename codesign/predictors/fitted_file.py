@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from codesign.errors import SchemaError
-from codesign.predictors.law_terms import mean_forms
 
 __all__ = ["SURROGATE_SCHEMA", "SURROGATE_VERSION", "checked_surrogate", "surrogate_text"]
 
 SURROGATE_SCHEMA = "codesign.loss_surrogate"
-#: 2: the law is a mean of forms. Predictors are fitted again on reading, so files of other versions would predict something else.
-SURROGATE_VERSION = 2
+SURROGATE_VERSION = 1
 #: Top-level keys and what they hold.
 _KEYS: dict[str, type | tuple[type, ...]] = {
     "name": str, "dataset": str, "command": list, "source": dict, "versions": dict, "target": str, "chosen": str,
@@ -48,15 +46,14 @@ def checked_surrogate(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The content of a file after every check that needs no fit; `where` is named in errors.
 
     Raises:
-        SchemaError: Another version, a missing or malformed part, columns of different lengths, a loss that is none.
+        SchemaError: A newer version, a missing or malformed part, columns of different lengths, a loss that is none.
     """
     version = data.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise SchemaError(f"loss surrogate '{where}' has no valid version (found {version!r})")
-    if version != SURROGATE_VERSION:
-        what = "upgrade it" if version > SURROGATE_VERSION else "fit it again: codesign fit"
+    if version > SURROGATE_VERSION:
         raise SchemaError(
-            f"loss surrogate '{where}' is of version {version}; this codesign reads {SURROGATE_VERSION}: {what}"
+            f"loss surrogate '{where}' is of version {version}; this codesign reads up to {SURROGATE_VERSION}: upgrade it"
         )
     if not (_number(data.get("far", 0.0)) and data.get("far", 0.0) >= 0):
         raise SchemaError(f"loss surrogate '{where}': 'far' must be a number of at least 0, not {data['far']!r}")
@@ -90,8 +87,6 @@ def _check(data: Mapping[str, Any]) -> None:
         numbers = sum(v is None or _number(v) for v in column)
         if not (texts == count or numbers == count):
             raise ValueError(f"column '{name}' holds neither numbers alone nor texts alone")
-    if data["law_form"] is not None:
-        mean_forms(data["law_form"])
     for name in data["columns"]:
         if name not in data["rows"]:
             raise ValueError(f"no rows of column '{name}'")

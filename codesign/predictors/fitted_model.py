@@ -231,8 +231,7 @@ def _gp_posterior(gp: Any, features: Array) -> tuple[Array, float]:
     """Posterior covariance of a Gaussian process between rows, (rows, rows), and the variance of one run's noise."""
     import torch
 
-    groups = -1.0 - np.arange(len(features))[:, None]  # each row is of a group of its own, and none that was fitted
-    inputs = torch.as_tensor(np.concatenate([gp.x_scale_(features), groups], axis=1))
+    inputs = torch.as_tensor(np.concatenate([gp.x_scale_(features), np.full((len(features), 1), -1.0)], axis=1))
     with torch.no_grad():
         half = torch.linalg.solve_triangular(gp.chol_, gp.kernel_(gp.train_, inputs).to_dense(), upper=False)
         posterior = (gp.kernel_(inputs).to_dense() - half.T @ half).numpy()

@@ -59,8 +59,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         categorical: columns whose values are labels (any numbers); compared as equal or not.
         centred: the mean is a constant that is fitted; False: zero, for y that is what a mean function leaves over: far from the
             rows nothing is added to it.
-        group_effect: rows of one group share an offset of their own; needs ``groups`` in `fit`. None: where groups are given and most
-            rows are in one of several.
+        group_effect: rows of one group share an offset of their own; needs ``groups`` in `fit`.
         noise_floor: least noise variance, in variances of y.
         hyper_rows: rows whose marginal likelihood fits the hyper-parameters (at random, if there are more); all rows are
             conditioned on. None: all.
@@ -87,7 +86,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         linear: bool = False,
         categorical: Sequence[int] | None = None,
         centred: bool = True,
-        group_effect: bool | None = False,
+        group_effect: bool = False,
         noise_floor: float = 1e-6,
         hyper_rows: int | None = 1000,
         max_iter: int = 200,
@@ -121,11 +120,8 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         numeric = [i for i in range(self.n_features_in_) if i not in self._categories()]
         self.x_scale_ = Scale.of(rows.x[:, numeric]) if numeric else None
         self.y_scale_ = Scale.of(rows.y, rows.weight, centred=self.centred)
-        self.grouped_ = self.group_effect
-        if self.grouped_ is None:
-            self.grouped_ = rows.codes is not None and 2 * len(np.unique(rows.codes)) <= len(rows.y)
-        self.labels_ = rows.labels if self.grouped_ else None
-        inputs = self._inputs(rows.x, rows.codes if self.grouped_ else None)
+        self.labels_ = rows.labels if self.group_effect else None
+        inputs = self._inputs(rows.x, rows.codes if self.group_effect else None)
         target = torch.as_tensor(self.y_scale_(rows.y))
         self._fit_hyper(inputs, target, torch.as_tensor(1.0 / rows.weight))
         with torch.no_grad(), _quiet():
@@ -229,7 +225,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             total = total + LinearKernel(
                 active_dims=tuple(numeric), variance_prior=_prior(-1.0, 1.5), variance_constraint=_above(1e-6)
             )
-        if self.grouped_:
+        if self.group_effect:
             total = total + ScaleKernel(
                 _Equal(active_dims=(self.n_features_in_,)),
                 outputscale_prior=_prior(-4.0, 2.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from codesign.errors import SpecError
 from codesign.predictors.columns import law_inputs
-from codesign.predictors.law_terms import MeanLaw, build_law, mean_forms
+from codesign.predictors.law_terms import MedianLaw, build_law, median_forms
 
 __all__ = ["LawRegressor"]
 
@@ -35,7 +35,7 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
     groups (Rubin 1981) with the scatter of the residuals.
 
     Args:
-        form: One of `law_terms.LAW_NAMES`, or several: ``mean(0.6 aspect*, 0.4 additive*)``, see `law_terms.MeanLaw`.
+        form: One of `law_terms.LAW_NAMES`, or several: ``median(aspect*, additive*, chinchilla*)``, see `law_terms.MedianLaw`.
         recipe: Whether learning rate and batch are inputs; None: where both vary.
         noise: Relative error of one run that counts as usual.
         draws: Bootstrap draws.
@@ -81,9 +81,9 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         raw = law_inputs(X)
         self.n_features_in_ = np.shape(X)[1]
         self.centre_ = {name: float(np.mean(values)) if name != "e" else 0.0 for name, values in raw.items()}
-        forms = mean_forms(self.form)
+        forms = median_forms(self.form)
         if forms:
-            self._fit_mean(forms, X, loss, groups, sample_weight)
+            self._fit_median(forms, X, loss, groups, sample_weight)
         else:
             self._fit_one(raw, loss, groups, sample_weight)
         error = np.log(np.maximum(self.law_(self.p_, self._centred(raw)), 1e-3)) - np.log(loss)
@@ -91,7 +91,7 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.scatter_ = float(np.sqrt(max((error**2).sum() / freedom, 1e-12)))
         return self
 
-    def _fit_mean(self, forms: Mapping[str, float], X: Any, loss: Array, groups: Any, sample_weight: Any) -> None:
+    def _fit_median(self, forms: Sequence[str], X: Any, loss: Array, groups: Any, sample_weight: Any) -> None:
         """Each form by itself; the bootstrap's weights are the same for all, so that their draws belong together."""
         parts = [
             LawRegressor(**{**self.get_params(deep=False), "form": form, "starts": min(self.starts, 1)}).fit(
@@ -99,7 +99,7 @@ class LawRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # skle
             )
             for form in forms
         ]
-        self.law_ = MeanLaw(tuple(part.law_ for part in parts), tuple(forms.values()))
+        self.law_ = MedianLaw(tuple(part.law_ for part in parts))
         self.p_ = np.concatenate([part.p_ for part in parts])
         self.draws_ = np.concatenate([part.draws_ for part in parts], axis=1)
         self.coef_ = {f"{part.form}: {name}": value for part in parts for name, value in part.coef_.items()}

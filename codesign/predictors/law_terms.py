@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LAW_NAMES", "MIXTURES", "Law", "MeanLaw", "Parameter", "Term", "build_law", "mean_forms", "mean_name"]
+__all__ = ["LAW_NAMES", "MIXTURES", "Law", "MedianLaw", "Parameter", "Term", "build_law", "median_forms"]
 
 Array = npt.NDArray[np.float64]
 Inputs = Mapping[str, Array]
@@ -88,19 +88,19 @@ class Law:
 
 
 @dataclass(frozen=True)
-class MeanLaw:
-    """``ln L = sum_i w_i ln L_i`` over laws of several forms, weights w_i >= 0 that sum to 1.
+class MedianLaw:
+    """``ln L = median of ln L_i`` over laws of several forms.
 
-    No form is right, and data seldom tell which errs least beyond them; what they miss differs, so their mean misses less.
+    No form is right, and data seldom tell which errs least beyond them; of several that fit about equally the median is hurt by
+    none that goes astray.
     """
 
     laws: tuple[Law, ...]
-    weights: tuple[float, ...]
 
     @property
     def name(self) -> str:
-        """As `mean_forms` reads it."""
-        return mean_name({law.name: weight for law, weight in zip(self.laws, self.weights, strict=True)})
+        """As `median_forms` reads it."""
+        return "median(" + ", ".join(law.name for law in self.laws) + ")"
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -114,42 +114,24 @@ class MeanLaw:
 
     def __call__(self, p: Any, x: Inputs) -> Array:
         """Predicted loss, nats per token; p[i] broadcasts against the inputs."""
-        total, start = np.zeros(()), 0
-        for law, weight in zip(self.laws, self.weights, strict=True):
+        logs, start = [], 0
+        for law in self.laws:
             stop = start + len(law.parameters)
-            total = total + weight * np.log(np.maximum(law(p[start:stop], x), 1e-3))
+            logs.append(np.log(np.maximum(law(p[start:stop], x), 1e-3)))
             start = stop
-        return np.asarray(np.exp(total))
+        return np.asarray(np.exp(np.median(np.stack(np.broadcast_arrays(*logs)), axis=0)))
 
 
-def mean_name(weights: Mapping[str, float]) -> str:
-    """What `mean_forms` reads: forms with their shares, which are scaled to sum to 1.
-
-    Example:
-        >>> mean_name({"aspect*": 3.0, "additive*": 1.0})
-        'mean(0.750 aspect*, 0.250 additive*)'
-    """
-    total = sum(weights.values())
-    return "mean(" + ", ".join(f"{weight / total:.3f} {form}" for form, weight in weights.items()) + ")"
-
-
-def mean_forms(name: str) -> dict[str, float]:
-    """Forms and weights in a name such as ``mean(0.75 aspect*, 0.25 additive*)``; empty for a single form.
-
-    Raises:
-        ValueError: A part is no number and form, or no number is above zero.
+def median_forms(name: str) -> list[str]:
+    """Forms in a name such as ``median(aspect*, additive*, chinchilla*)``; empty for a single form.
 
     Example:
-        >>> mean_forms("mean(0.75 aspect*, 0.25 additive*)"), mean_forms("aspect")
-        ({'aspect*': 0.75, 'additive*': 0.25}, {})
+        >>> median_forms("median(aspect*, additive*)"), median_forms("aspect")
+        (['aspect*', 'additive*'], [])
     """
-    if not (name.startswith("mean(") and name.endswith(")")):
-        return {}
-    parts = [part.split() for part in name[len("mean(") : -1].split(",")]
-    found = {form: float(weight) for weight, form in parts}
-    if not (min(found.values()) >= 0 and 0 < sum(found.values()) < np.inf):
-        raise ValueError(f"the weights of {name} are not positive numbers")
-    return {form: weight / sum(found.values()) for form, weight in found.items()}
+    if not (name.startswith("median(") and name.endswith(")")):
+        return []
+    return [part.strip() for part in name[len("median(") : -1].split(",")]
 
 
 def _log(name: str, mean: float = -0.5, std: float = 1.5) -> Parameter:

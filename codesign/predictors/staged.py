@@ -165,7 +165,7 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         law_form = None
         if forms and any(name.startswith("law") for name in names):
             best = BestLaw(forms, self.size, draws=0, random_state=self.random_state).fit(X, target, groups=labels)
-            law_form = best.mean_
+            law_form = best.median_
         self.law_form_ = law_form
         found = {}
         for name in names:

@@ -11,7 +11,7 @@ from run_tables import law_table
 from codesign.errors import SpecError, UnknownNameError
 from codesign.predictors.candidates import CANDIDATES, BestLaw, ParameterCount, candidate, possible_laws
 from codesign.predictors.law_regressor import LawRegressor
-from codesign.predictors.law_terms import mean_forms, mean_name
+from codesign.predictors.law_terms import median_forms
 
 
 def test_laws_need_what_they_read_to_vary() -> None:
@@ -38,27 +38,28 @@ def test_the_form_of_the_rows_wins_against_one_that_cannot_fit() -> None:
     assert best.predict(frame) == pytest.approx(loss, rel=0.03)
 
 
-def test_the_mean_of_three_laws_by_hand() -> None:
+def test_the_median_of_three_laws_by_hand() -> None:
     frame, loss = law_table(noise=0.01)
-    shares = {"chinchilla": 0.5, "aspect": 0.25, "additive": 0.25}
-    mean = LawRegressor(mean_name(shares), draws=3).fit(frame, loss, groups=frame["shape"])
-    each = [LawRegressor(f, draws=3, starts=1).fit(frame, loss, groups=frame["shape"]).predict(frame) for f in shares]
-    by_hand = np.exp(sum(w * np.log(v) for w, v in zip(shares.values(), each, strict=True)))
-    assert mean.predict(frame) == pytest.approx(by_hand)
-    assert mean.draws_.shape == (3, mean.p_.size)
-    assert "aspect: E" in mean.coef_
+    forms = ["chinchilla", "aspect", "additive"]
+    median = LawRegressor(f"median({', '.join(forms)})", draws=3).fit(frame, loss, groups=frame["shape"])
+    each = [LawRegressor(f, draws=3, starts=1).fit(frame, loss, groups=frame["shape"]).predict(frame) for f in forms]
+    assert median.predict(frame) == pytest.approx(np.median(each, axis=0))
+    assert median.draws_.shape == (3, median.p_.size)
+    assert "aspect: E" in median.coef_
 
 
-def test_a_law_in_use_is_a_mean_of_those_that_fit() -> None:
+def test_a_law_in_use_is_a_median_of_those_that_fit() -> None:
     frame, loss = law_table(noise=0.01)
     best = BestLaw(["chinchilla*", "aspect*", "additive*", "chinchilla"], draws=0).fit(
         frame, loss, groups=frame["shape"]
     )
-    weights = mean_forms(best.mean_)
-    assert set(weights) <= {"chinchilla*", "aspect*", "additive*", "chinchilla"}
-    assert max(weights, key=lambda f: weights[f]) == min(best.scores_, key=lambda f: best.scores_[f])
+    assert set(median_forms(best.median_)) <= {"chinchilla*", "aspect*", "additive*", "chinchilla"}
+    mixture = frame.assign(n_experts=np.where(np.arange(len(frame)) % 2, 8, 1), top_k=1)
+    mixture = mixture.assign(params_total=frame["params_nonembed_active"] * mixture["n_experts"] ** 0.7)
+    of_mixtures = BestLaw(draws=0).fit(mixture, loss, groups=frame["shape"])
+    assert of_mixtures.median_ == of_mixtures.form_ and len(of_mixtures.scores_) == 6
     one = BestLaw(["chinchilla"], draws=0).fit(frame, loss, groups=frame["shape"])
-    assert one.mean_ == one.form_ == "chinchilla"
+    assert one.median_ == one.form_ == "chinchilla"
 
 
 def test_the_parameter_count_alone_falls() -> None:
@@ -75,11 +76,11 @@ def test_every_name_makes_what_it_says() -> None:
     frame, _ = law_table()
     forms = possible_laws(frame)
     for name in CANDIDATES:
-        made = candidate(name, forms, "mean(0.5 aspect*, 0.3 additive*, 0.2 chinchilla*)")
+        made = candidate(name, forms, "median(aspect*, additive*, chinchilla*)")
         assert (made.law is not None) == ("law" in name or "*" in name)
         assert (made.model is not None) == (name != "law")
     assert candidate("law", forms, None) is None
-    assert candidate("law + gp", ["chinchilla"], "mean(0.5 chinchilla, 0.5 aspect)") is None
+    assert candidate("law + gp", ["chinchilla"], "median(chinchilla, aspect)") is None
     assert candidate("additive** + gp", ["chinchilla"], "chinchilla") is None
 
 

@@ -207,17 +207,3 @@ def test_of_a_residual_nothing_is_added_far_away() -> None:
     assert np.abs(left.predict(x) - y).max() < 0.02 and abs(left.predict(far)[0]) < 1e-6
     assert left.hyper_["mean"] == 0.0
     assert abs(GaussianProcess(kernel="rbf").fit(x, y).predict(far)[0]) > 0.1
-
-
-def test_groups_count_where_most_rows_share_one() -> None:
-    """None: an offset a group where groups have several rows, none where each row is its own; far rows have its variance too."""
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(8), 5)
-    x = np.stack([np.repeat(rng.uniform(size=8), 5), np.tile(np.linspace(0, 1, 5), 8)], axis=1)
-    y = x.sum(axis=1) + rng.normal(0, 0.2, 8)[groups] + rng.normal(0, 0.01, 40)
-    plain, grouped = (GaussianProcess(group_effect=g).fit(x, y, groups=groups) for g in (False, None))
-    assert grouped.grouped_ and not plain.grouped_
-    assert not GaussianProcess(group_effect=None).fit(x, y, groups=np.arange(40)).grouped_
-    assert not GaussianProcess(group_effect=None).fit(x, y).grouped_
-    new = np.array([[0.5, 0.5]])
-    assert grouped.predict(new, return_std=True)[1][0] > 0.1
