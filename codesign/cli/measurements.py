@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from codesign.measurement import Measurement, Observation
     from codesign.store import Store
 
-__all__ = ["measurements"]
+__all__ = ["measurements", "show_observations"]
 
 #: Characters that a column keeps where the terminal is narrow: enough to break between words.
 _LEAST = {"model": 7, "pass": 7, "flags": 5, "first": 10, "last": 10}
@@ -119,7 +119,7 @@ def _give(store: Store, found: list[Measurement], *, as_json: bool, csv: str | N
             write_text(csv, text, "--csv")
             print(f"{len(text.splitlines()) - 1} rows written to {csv}", file=sys.stderr)
     elif found:
-        _show(observe(found), len(found), store.name)
+        show_observations(observe(found), len(found), store.name)
     elif filtered and (summaries := store.campaigns()):
         devices = ", ".join(sorted({row.device for row in summaries}))
         print(
@@ -156,7 +156,7 @@ def _show_campaigns(store: Store) -> None:
     _print_table(f"{sum(row.records for row in summaries)} records in {store.name}", rows, list(rows[0]))
 
 
-def _show(observations: list[Observation], records: int, name: str) -> None:
+def show_observations(observations: list[Observation], records: int, name: str) -> None:
     """What is the same in every row is said once, below the table, so that the rest fits a narrow terminal."""
     rows = [_cells(o) for o in observations]
     fixed = ("device", "mode", "engine", "precision", "flags")

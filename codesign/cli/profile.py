@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from codesign.campaign.run import Campaign, Outcome
     from codesign.campaign.setup import Setup
+    from codesign.store import Store
 
 __all__ = ["profile"]
 
@@ -114,7 +115,7 @@ def profile(
         for one in setup.campaigns:
             outcome = _with_progress(one, records, execute, setup.priors[one.precision], quiet)
             if not quiet:
-                _tell(one, outcome, records.name, device)
+                _tell(one, outcome, records, device, times=bool(chosen))
 
 
 def _show_layers(setup: Setup, names: list[str]) -> None:
@@ -166,14 +167,23 @@ def _with_progress(campaign: Campaign, records: Any, execute: Any, priors: Any, 
         return run_campaign(campaign, records, execute, priors=priors, on_progress=show)
 
 
-def _tell(campaign: Campaign, outcome: Outcome, store: str, device: str) -> None:
+def _tell(campaign: Campaign, outcome: Outcome, records: Store, device: str, *, times: bool) -> None:
+    """What was added; with `times` every pass of the campaign at this precision."""
     print(
         f"{campaign.name}: {outcome.architectures} architectures at {campaign.precision}, {outcome.records} records added to "
-        f"{store}"
+        f"{records.name}"
     )
     for arch, why in outcome.failed:
         print(f"  not measured: {arch.n_layers} layers x {arch.d_model}: {why}")
     if outcome.records == 0 and not outcome.failed:
         print("  nothing was missing: give another --plan, --visits or --campaign to measure more")
+    found = records.find(campaign=campaign.name, precision=campaign.precision)
+    if times and found:
+        from codesign.cli.measurements import show_observations
+        from codesign.measurement import observe
+
+        show_observations(observe(found), len(found), records.name)
+    elif found:
+        print(f"times: codesign measurements --campaign {campaign.name}")
     mode = f" --power-mode {campaign.power_mode}" if campaign.power_mode else ""
     print(f"next: codesign calibrate --device {device}{mode}")

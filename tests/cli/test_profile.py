@@ -132,6 +132,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_built(home: Path) -> 
     done = codesign(home, "profile", *HOST, "--models", f"{giant},{tiny}", "--visits", "1", *SHORT, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "1 architectures at fp32, 4 records added" in done.stdout
+    assert "4 passes, 4 visits, in " in done.stdout and done.stdout.count("decode @") == 2  # their times
     assert (
         "not measured: 400 layers x 16384: 400 layers x 16384 at fp32 needs about" in done.stdout
         and "is free; take" in done.stdout

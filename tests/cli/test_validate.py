@@ -66,6 +66,7 @@ def test_the_frontier_of_a_calibrated_device_keeps_the_schema(home: Path, loop: 
 def test_eight_architectures_were_measured_and_calibrated(home: Path, loop: Done) -> None:
     assert "8 architectures at fp32, 32 records added" in loop["profile"].stdout
     assert "next: codesign calibrate --device host" in loop["profile"].stdout
+    assert "times: codesign measurements --campaign host-onnxruntime-" in loop["profile"].stdout
     device = read_device(home / "devices/host.toml")
     (fit,) = device.fits
     assert (fit.engine, fit.precision, fit.options) == ("onnxruntime", "fp32", {"threads": "1", "provider": "cpu"})
