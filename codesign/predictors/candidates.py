@@ -28,7 +28,7 @@ CANDIDATES = (
 )  # fmt: skip
 _FORMS = (
     "chinchilla", "aspect", "additive", "chinchilla*", "aspect*", "additive*", "chinchilla**", "aspect**", "additive**",
-    "depth_width*", "quadratic**", "moe", "moe*", "sparse", "sparse*", "counts", "counts*",
+    "depth_width*", "quadratic**", "moe", "moe*", "sparse", "sparse*",
 )  # fmt: skip
 
 #: Folds by which forms are compared, and the left-out error, in that of the best, up to which a form joins the median.
@@ -61,8 +61,6 @@ def possible_laws(X: Any) -> list[str]:
         if (size in MIXTURES) != varies.get("e", False):
             continue
         if size == "sparse" and not {"p", "a"} <= set(x):
-            continue
-        if size == "counts" and not ({"n", "p"} <= set(x) and _independent(x["n"], x["p"])):
             continue
         out.append(name)
     return out

@@ -209,12 +209,6 @@ _SPARSE = Term(
     ),
     ("p", "a"),
 )  # fmt: skip
-_COUNTS = Term(
-    (_log("ln A"), _exponent("a"), _log("ln G"), _exponent("g")),
-    lambda p, x: np.exp(p[0] - p[1] * x["n"]) + np.exp(p[2] - p[3] * x["p"]),
-    ("n", "p"),
-)
-
 _DATA = Term((_log("ln B"), _exponent("b", 0.4, 0.3)), lambda p, x: np.exp(p[0] - p[1] * x["t"]), ("t",))
 _COUPLED = Term((*_DATA.parameters, _slope("h")), lambda p, x: np.exp(p[0] - p[1] * x["t"] + p[2] * x["n"]), ("t", "n"))
 _COUPLED_SHAPE = Term(
@@ -259,10 +253,9 @@ _SIZES = {
     "quadratic": _QUADRATIC,
     "moe": _MOE,
     "sparse": _SPARSE,
-    "counts": _COUNTS,
 }
 #: Size terms of tables in which the number of experts varies, and of no others.
-MIXTURES = ("moe", "sparse", "counts")
+MIXTURES = ("moe", "sparse")
 _TOKENS = {"": _DATA, "*": _COUPLED, "**": _COUPLED_SHAPE}
 
 #: Size terms; with ``*`` the data term is coupled to N, with ``**`` to depth and width.

@@ -11,12 +11,11 @@ from scipy.optimize import nnls  # type: ignore[import-untyped,unused-ignore]
 
 from codesign.predictors.conformal import Correction, check_level, normal_quantile
 
-__all__ = ["LEAST_WEIGHT", "Stack", "bagged_weights", "convex_weights"]
+__all__ = ["LEAST_WEIGHT", "Stack", "convex_weights"]
 
 Array = npt.NDArray[np.float64]
 #: Members below this share are left out.
 LEAST_WEIGHT = 0.05
-_DRAWS = 50
 
 
 def convex_weights(predicted: Array, target: Array) -> Array:
@@ -30,21 +29,6 @@ def convex_weights(predicted: Array, target: Array) -> Array:
     rows = np.vstack([predicted, np.full((1, predicted.shape[1]), heavy)])
     weights, _ = nnls(rows, np.append(target, heavy))
     return np.asarray(weights / weights.sum())
-
-
-def bagged_weights(predicted: Array, target: Array, groups: Any, seed: int = 0) -> Array:
-    """Mean of `convex_weights` over bootstrap draws of whole groups (Breiman 1996, Bagging predictors): twenty groups tell little of
-    which good member is best, and weights of one draw jump to one of them. Those below `LEAST_WEIGHT` are 0.
-    """
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
-    rows = [np.flatnonzero(index.ravel() == i) for i in range(names.size)]
-    rng = np.random.default_rng(seed)
-    total = np.zeros(predicted.shape[1])
-    for _ in range(_DRAWS):
-        drawn = np.concatenate([rows[i] for i in rng.integers(0, names.size, names.size)])
-        total += convex_weights(predicted[drawn], target[drawn])
-    kept = np.where(total >= LEAST_WEIGHT * _DRAWS, total, 0.0)
-    return np.asarray(kept / kept.sum())
 
 
 class Stack:

@@ -32,7 +32,7 @@ from sklearn.utils.validation import check_is_fitted
 from codesign.errors import SpecError
 from codesign.predictors.candidates import CANDIDATES, BestLaw, ParameterCount, candidate, possible_laws
 from codesign.predictors.conformal import FAR, NEAR, ConformalRegressor, Correction, group_folds
-from codesign.predictors.stack import Stack, bagged_weights
+from codesign.predictors.stack import Stack, convex_weights
 
 __all__ = ["COVERAGE_90", "MEAN_OF_LAWS", "Score", "StagedRegressor", "score"]
 
@@ -181,10 +181,9 @@ class StagedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         logs, stds = self._left(names)
         left = np.empty((target.size, 2))
         for mask in masks:
-            weights = bagged_weights(logs[~mask], np.log(target[~mask]), labels[~mask], self.random_state)
+            weights = convex_weights(logs[~mask], np.log(target[~mask]))
             left[mask] = Stack.combine(weights, logs[mask], stds[mask])
-        found = bagged_weights(logs, np.log(target), labels, self.random_state)
-        self.weights_ = dict(zip(names, found.tolist(), strict=True))
+        self.weights_ = dict(zip(names, convex_weights(logs, np.log(target)).tolist(), strict=True))
         self._join("stack", self.weights_, left, target, labels)
 
     def _mean_of_laws(self, names: Sequence[str], target: Array, labels: Any) -> None:

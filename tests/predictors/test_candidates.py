@@ -24,7 +24,7 @@ def test_laws_need_what_they_read_to_vary() -> None:
     mixture = frame.assign(n_experts=np.where(np.arange(len(frame)) % 2, 8, 1))
     assert possible_laws(mixture) == ["moe", "moe*"]
     mixture = mixture.assign(top_k=2, params_total=frame["params_nonembed_active"] * (1 + mixture["n_experts"]))
-    assert possible_laws(mixture) == ["moe", "moe*", "sparse", "sparse*", "counts", "counts*"]
+    assert possible_laws(mixture) == ["moe", "moe*", "sparse", "sparse*"]
     assert possible_laws(pd.DataFrame({"lr": [1e-3, 2e-3]})) == []
 
 
@@ -57,7 +57,7 @@ def test_a_law_in_use_is_a_median_of_those_that_fit() -> None:
     mixture = frame.assign(n_experts=np.where(np.arange(len(frame)) % 2, 8, 1), top_k=1)
     mixture = mixture.assign(params_total=frame["params_nonembed_active"] * mixture["n_experts"] ** 0.7)
     of_mixtures = BestLaw(draws=0).fit(mixture, loss, groups=frame["shape"])
-    assert of_mixtures.median_ == of_mixtures.form_ and len(of_mixtures.scores_) == 6
+    assert of_mixtures.median_ == of_mixtures.form_ and len(of_mixtures.scores_) == 4
     one = BestLaw(["chinchilla"], draws=0).fit(frame, loss, groups=frame["shape"])
     assert one.median_ == one.form_ == "chinchilla"
 

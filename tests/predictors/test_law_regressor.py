@@ -96,9 +96,6 @@ def test_mixtures_by_what_is_stored_and_used() -> None:
     x = {"p": np.array([0.7]), "a": np.array([-2.0])}
     by_hand = np.exp(0.1 - 0.2 * 0.7) + np.exp(0.3 + 0.4 * 2.0) + np.exp(0.5 + 0.6 * 2.0 - 0.7 * 0.7)
     assert build_law("sparse", tokens=False)(np.concatenate([[1.0], p]), x) == pytest.approx(1.0 + by_hand)
-    by_hand = np.exp(0.1 - 0.2 * 0.3) + np.exp(0.3 - 0.4 * 0.7)
-    found = build_law("counts", tokens=False)(np.concatenate([[1.0], p[:4]]), {"n": np.array([0.3]), **x})
-    assert found == pytest.approx(1.0 + by_hand)
     dense = law_inputs(frame.assign(n_experts=1, top_k=np.nan))
     assert (dense["a"] == 0).all() and (dense["e"] == 0).all()
     with pytest.raises(SpecError, match="reads a, which the table lacks"):

@@ -15,7 +15,7 @@ from run_tables import law_table
 from codesign.errors import SpecError
 from codesign.predictors import staged as module
 from codesign.predictors.conformal import Correction, effective_count
-from codesign.predictors.stack import Stack, bagged_weights, convex_weights
+from codesign.predictors.stack import Stack, convex_weights
 from codesign.predictors.staged import MEAN_OF_LAWS, Score, StagedRegressor, score
 
 SIZE = "params_nonembed_active"
@@ -263,23 +263,6 @@ def test_weights_are_convex_and_find_the_better() -> None:
     weights = convex_weights(predicted, target)
     assert weights.sum() == pytest.approx(1.0)
     assert (weights >= 0).all() and weights[0] > 0.9
-
-
-def test_bagged_weights_move_less_from_sample_to_sample() -> None:
-    """Two members of equal error: one fit takes more of whichever is ahead by chance, the mean over draws less; a poor third gets
-    exactly nothing, so that it adds nothing to the spread of the stack.
-    """
-    groups = np.repeat(np.arange(8), 5)
-    one, mean = [], []
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        target = rng.normal(size=40)
-        predicted = target[:, None] + rng.normal(size=(8, 3))[groups] * [0.05, 0.05, 1.0]
-        one.append(convex_weights(predicted, target))
-        mean.append(bagged_weights(predicted, target, groups))
-        assert mean[-1].sum() == pytest.approx(1.0) and mean[-1][2] == 0.0
-        assert (mean[-1] == bagged_weights(predicted, target, groups)).all()
-    assert np.std(mean, axis=0)[0] < np.std(one, axis=0)[0]
 
 
 def test_a_stack_of_two_by_hand() -> None:
