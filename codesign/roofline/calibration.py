@@ -15,7 +15,7 @@ from codesign.engines import default_engine, runs_format
 from codesign.errors import SchemaError
 from codesign.operators import Phase
 from codesign.roofline.effects import LATENTS, Cell, link
-from codesign.roofline.rates import PhaseRates, Rates
+from codesign.roofline.rates import UNSEEN_PASS_LOG, PhaseRates, Rates
 from codesign.roofline.terms import FEATURES, TERMS
 from codesign.workload import Precision, Workload
 
@@ -202,10 +202,9 @@ def _own(terms: PhaseTerms, phase: Phase, batch_size: int, workload: Workload | 
     if workload is not None:
         tokens = workload.prompt_tokens if phase == "prefill" else workload.mean_context_tokens
     if not terms.covers(tokens, batch_size):
-        wide = replace(terms, residual=None, interval_log=terms.interval_beyond_log)
-        return PhaseRates(
-            interval_log=wide.interval_log, interval_beyond_log=wide.interval_beyond_log, level=0, n_rows=0, terms=wide
-        )
+        wide = max(terms.interval_beyond_log, UNSEEN_PASS_LOG[phase])
+        terms = replace(terms, residual=None, interval_log=wide, interval_beyond_log=wide)
+        return PhaseRates(interval_log=wide, interval_beyond_log=wide, level=0, n_rows=0, terms=terms)
     return PhaseRates(
         interval_log=terms.interval_log, interval_beyond_log=terms.interval_beyond_log, level=0, n_rows=terms.n_rows,
         terms=terms,

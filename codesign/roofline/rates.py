@@ -17,6 +17,8 @@ __all__ = ["PhaseRates", "Rates", "operator_seconds", "peak_flop_per_s"]
 #: What 90 % of errors stay within where a calibration on dense layers alone meets other mixers or experts, on a host CPU and an H100
 #: (results/families_unseen.md).
 UNSEEN_KIND_LOG = math.log(1.88)
+#: And where one of single requests meets other batches or lengths, on a host CPU (results/batches_unseen.md).
+UNSEEN_PASS_LOG = {"prefill": math.log(1.18), "decode": math.log(1.29)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

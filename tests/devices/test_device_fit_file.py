@@ -29,9 +29,10 @@ from codesign.devices.write import device_dict
 from codesign.errors import CodesignError, SpecError
 from codesign.roofline.calibration import load_calibration
 from codesign.roofline.cost import RooflineModel
+from codesign.roofline.rates import UNSEEN_PASS_LOG
 from codesign.roofline.terms import FEATURES
 from codesign.roofline.terms import TERMS as KNOWN_TERMS
-from codesign.workload import PRECISIONS
+from codesign.workload import PRECISIONS, Workload
 
 RESIDUAL = ResidualFit(
     features=FEATURES, center=(1.5,) * 6, scale=(0.25,) * 6, points=((0.1,) * 6, (-1e-9,) * 6), alpha=(0.1 + 0.2, -3.0), amplitude=1e-3
@@ -141,6 +142,22 @@ def test_a_calibration_with_terms_of_another_version_is_refused_where_it_is_used
     device = replace(load_device("orin"), fits=(replace(fits("MAXN")[0], decode=bad),))
     with pytest.raises(CodesignError, match="calibrate again"):
         RooflineModel.of(device, load_calibration().rates(device, "onnxruntime", PRECISIONS["fp32"]))
+
+
+def test_batches_and_lengths_that_were_not_measured_get_a_wider_interval() -> None:
+    """Never less than such passes were seen to miss by, nor than that of other sizes."""
+    calibration, precision = load_calibration(), PRECISIONS["fp32"]
+    for beyond in (0.1, 0.9):
+        terms = replace(TERMS, residual=None, mixtures=True, interval_beyond_log=beyond)
+        device = replace(load_device("orin"), fits=(replace(fits("MAXN")[0], decode=terms),))
+        near = calibration.rates(device, "onnxruntime", precision, 1, workload=Workload(prompt_tokens=512))
+        assert near.decode.n_rows == 40 and near.decode.interval_log == 0.08
+        for batch, prompt in ((8, 512), (1, 20_000)):
+            work = Workload(prompt_tokens=prompt, batch_size=batch)
+            far = calibration.rates(device, "onnxruntime", precision, batch, workload=work).decode
+            assert far.n_rows == 0 and far.interval_log == far.interval_beyond_log == max(
+                beyond, UNSEEN_PASS_LOG["decode"]
+            )
 
 
 def test_a_folder_or_disk_that_does_not_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
