@@ -1,6 +1,6 @@
 """Batches and lengths that a calibration never saw: what one of single requests says of them, on this machine's CPU.
 
-    python tools/batch_validation.py --measure results/batch_measurements.jsonl.gz   # about half an hour on one core
+    python tools/batch_validation.py --measure results/batch_measurements.jsonl.gz   # about six minutes on one core
     python tools/batch_validation.py results/batch_measurements.jsonl.gz             # the report, seconds
 
 Measures small dense models at batch 1 and, beyond it, at batches of 4 and 16 and at four times the length. The additive roofline of
@@ -10,7 +10,6 @@ Measures small dense models at batch 1 and, beyond it, at batches of 4 and 16 an
 from __future__ import annotations
 
 import argparse
-import gzip
 import sys
 from pathlib import Path
 
@@ -18,17 +17,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from family_validation import HOST, PLACES, additive, architectures, records_of  # noqa: E402
+from family_validation import HOST, PLACES, SHORT, additive, architectures, kept_in, records_of, run  # noqa: E402
 
-from codesign.campaign.local import run_here  # noqa: E402
-from codesign.campaign.run import Campaign, run_campaign  # noqa: E402
+from codesign.campaign.run import Campaign  # noqa: E402
 from codesign.campaign.setup import phase_priors  # noqa: E402
 from codesign.measurement import Measurement, machine_name, observe  # noqa: E402
-from codesign.profilers import Point, TimingSettings  # noqa: E402
+from codesign.profilers import Point  # noqa: E402
 from codesign.profilers.engines import open_engine  # noqa: E402
 from codesign.profilers.host import detect_host  # noqa: E402
 from codesign.roofline.device_fit import Array, pass_rows  # noqa: E402
-from codesign.store import Store, to_jsonl  # noqa: E402
 
 ENGINES = ("onnxruntime", "torch")
 MEASURED = (Point.prefill(128), Point.prefill(512), Point.decode(128), Point.decode(575))
@@ -38,33 +35,20 @@ OTHERS = {
     "batch 16": (Point.prefill(128, 16), Point.decode(575, 16)),
     "four times as long": (Point.prefill(2048), Point.decode(2300)),
 }
-SETTINGS = TimingSettings(min_repeats=3, max_repeats=30, min_time_s=0.05, max_time_s=5.0, max_epochs=2)
 
 
 def measure(target: Path, visits: int) -> None:
     """A stopped run goes on."""
-    models = architectures(PLACES["host"])["dense"]
     points = (*MEASURED, *(point for more in OTHERS.values() for point in more))
-    with Store(str(target.with_name(target.name.removesuffix(".jsonl.gz") + ".sqlite"))) as records:
-        if target.exists():
-            records.add_all(records_of(target))
-        try:
-            for name in ENGINES:
-                engine = open_engine(name, {"threads": "1"})
-                campaign = Campaign(
-                    name=f"batches, {name}", architectures=models, precision="fp32", engine=name, engine_options=dict(engine.options),
-                    engine_version=engine.version, device="host", machine=machine_name(detect_host().summary()), points=points,
-                    visits=visits, settings=SETTINGS, energy=False,
-                )  # fmt: skip
-                outcome = run_campaign(campaign, records, run_here(engine), priors=phase_priors(HOST, name, "fp32"),
-                                       on_progress=lambda p: print(f"{p.done:.0f} of {p.total:.0f}: {p.label}", flush=True))  # fmt: skip
-                for arch, why in outcome.failed:
-                    print(f"failed: {arch.n_layers} x {arch.d_model}: {why}")
-        finally:
-            target.write_bytes(
-                gzip.compress("".join(f"{line}\n" for line in to_jsonl(records.find())).encode(), mtime=0)
-            )
-            print(f"written: {target}")
+    with kept_in(target) as records:
+        for name in ENGINES:
+            engine = open_engine(name, {"threads": "1"})
+            campaign = Campaign(
+                name=f"batches, {name}", architectures=architectures(PLACES["host"])["dense"], precision="fp32", engine=name,
+                engine_options=dict(engine.options), engine_version=engine.version, device="host",
+                machine=machine_name(detect_host().summary()), points=points, visits=visits, settings=SHORT, energy=False,
+            )  # fmt: skip
+            run(campaign, records, engine, phase_priors(HOST, name, "fp32"))
 
 
 def report(path: Path) -> None:
@@ -109,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--measure", action="store_true")
-    parser.add_argument("--visits", type=int, default=2)
+    parser.add_argument("--visits", type=int, default=1)
     options = parser.parse_args()
     if options.measure:
         measure(options.file, options.visits)

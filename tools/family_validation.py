@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,8 @@ from codesign.campaign.setup import phase_priors, points_of  # noqa: E402
 from codesign.campaign.target import host_device  # noqa: E402
 from codesign.devices import Device, load_device  # noqa: E402
 from codesign.measurement import Measurement, machine_name, observe  # noqa: E402
-from codesign.profilers import TimingSettings  # noqa: E402
+from codesign.operators import Phase  # noqa: E402
+from codesign.profilers import Engine, TimingSettings  # noqa: E402
 from codesign.profilers.engines import open_engine  # noqa: E402
 from codesign.profilers.host import detect_host  # noqa: E402
 from codesign.roofline.device_calibration import Predictor, cross_validate  # noqa: E402
@@ -64,6 +66,10 @@ HOST = Device(
     name="host", title="AMD EPYC (1 thread)", vendor="AMD", generation="x86", family="cpu-x86", kind="cpu",
     peak_flop_per_s={"fp32": 1.27e11}, bandwidth_Bps=3.9e10, memory_B=25e9, sources={"spec": "the measurements", "peak": "probed"},
 )  # fmt: skip
+
+
+#: Short enough for a hundred models in minutes.
+SHORT = TimingSettings(min_repeats=3, max_repeats=30, min_time_s=0.05, max_time_s=5.0, max_epochs=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +121,7 @@ PLACES = {
             "latent attention": {"mixer": ("mla:256", "mla:512")},
         },
         modes={"CUDA graph": {"provider": "cuda", "graph": "true"}, "eager": {"provider": "cuda"}}, only={"experts": ("eager",)},
-        settings=TimingSettings(min_repeats=3, max_repeats=30, min_time_s=0.05, max_time_s=5.0, max_epochs=2),
+        settings=SHORT,
         remarks={"eager": "No part of the aim: here Python and the launches of kernels take the time, on a shared machine's CPU that does not "
                           "repeat, and each pass was visited once. Mixtures run eagerly only: the host reads which experts torch routes to."},
         report="families_h100.md", title="an NVIDIA H100", how="fp16, NVIDIA H100 80GB HBM3",
@@ -156,36 +162,45 @@ def family_of(arch: Architecture) -> str:
     return "dense"
 
 
-def measure(place: Place, target: Path, visits: int, modes: Sequence[str]) -> None:
-    by_family, cpu = architectures(place), place.device == "host"
-    with Store(
-        str(target.with_name(target.name.removesuffix(".jsonl.gz") + ".sqlite"))
-    ) as records:  # a stopped campaign goes on
-        if target.exists():  # so does a finished one to which a family was added
+@contextmanager
+def kept_in(target: Path) -> Iterator[Store]:
+    """A store that begins with the file's records, so that a stopped or widened campaign goes on, and ends as the file."""
+    with Store(str(target.with_name(target.name.removesuffix(".jsonl.gz") + ".sqlite"))) as records:
+        if target.exists():
             records.add_all(records_of(target))
         try:
-            for mode in modes:
-                groups = [archs for name, archs in by_family.items() if mode in place.only.get(name, place.modes)]
-                turns = [
-                    group[i] for i in range(EACH) for group in groups if i < len(group)
-                ]  # families in turn, against drift
-                engine = open_engine("torch", place.modes[mode])
-                campaign = Campaign(
-                    name="families" if cpu else f"families, {mode}", architectures=turns, precision=place.precision, engine="torch",
-                    engine_options=dict(engine.options), engine_version=engine.version, device=place.device,
-                    machine=machine_name(detect_host().summary()) if cpu else "", points=points_of(place.workload), visits=visits,
-                    settings=place.settings, energy=False,
-                )  # fmt: skip
-                priors = phase_priors(host_device(1), "torch", "fp32") if cpu else place.prior()
-                outcome = run_campaign(campaign, records, run_here(engine), priors=priors,
-                                       on_progress=lambda p: print(f"{p.done:.0f} of {p.total:.0f}: {p.label}", flush=True))  # fmt: skip
-                for arch, why in outcome.failed:
-                    print(f"failed: {family_of(arch)} {arch.n_layers} x {arch.d_model}: {why}")
+            yield records
         finally:
             target.write_bytes(
                 gzip.compress("".join(f"{line}\n" for line in to_jsonl(records.find())).encode(), mtime=0)
             )
             print(f"written: {target}")
+
+
+def run(campaign: Campaign, records: Store, engine: Engine, priors: Mapping[Phase, Prior]) -> None:
+    """Run a campaign here and say how far it is and what failed."""
+    outcome = run_campaign(campaign, records, run_here(engine), priors=priors,
+                           on_progress=lambda p: print(f"{p.done:.0f} of {p.total:.0f}: {p.label}", flush=True))  # fmt: skip
+    for arch, why in outcome.failed:
+        print(f"failed: {family_of(arch)} {arch.n_layers} x {arch.d_model}: {why}")
+
+
+def measure(place: Place, target: Path, visits: int, modes: Sequence[str]) -> None:
+    by_family, cpu = architectures(place), place.device == "host"
+    with kept_in(target) as records:
+        for mode in modes:
+            groups = [archs for name, archs in by_family.items() if mode in place.only.get(name, place.modes)]
+            turns = [
+                group[i] for i in range(EACH) for group in groups if i < len(group)
+            ]  # families in turn, against drift
+            engine = open_engine("torch", place.modes[mode])
+            campaign = Campaign(
+                name="families" if cpu else f"families, {mode}", architectures=turns, precision=place.precision, engine="torch",
+                engine_options=dict(engine.options), engine_version=engine.version, device=place.device,
+                machine=machine_name(detect_host().summary()) if cpu else "", points=points_of(place.workload), visits=visits,
+                settings=place.settings, energy=False,
+            )  # fmt: skip
+            run(campaign, records, engine, phase_priors(host_device(1), "torch", "fp32") if cpu else place.prior())
 
 
 def main() -> None:

@@ -177,13 +177,13 @@ def _tell(campaign: Campaign, outcome: Outcome, records: Store, device: str, *, 
         print(f"  not measured: {arch.n_layers} layers x {arch.d_model}: {why}")
     if outcome.records == 0 and not outcome.failed:
         print("  nothing was missing: give another --plan, --visits or --campaign to measure more")
-    found = records.find(campaign=campaign.name, precision=campaign.precision)
-    if times and found:
+    if times:
         from codesign.cli.measurements import show_observations
         from codesign.measurement import observe
 
+        found = records.find(campaign=campaign.name, precision=campaign.precision)
         show_observations(observe(found), len(found), records.name)
-    elif found:
+    else:
         print(f"times: codesign measurements --campaign {campaign.name}")
     mode = f" --power-mode {campaign.power_mode}" if campaign.power_mode else ""
     print(f"next: codesign calibrate --device {device}{mode}")

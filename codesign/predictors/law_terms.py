@@ -14,9 +14,9 @@ Every parameter has a prior (mean, standard deviation) and a box. The priors are
 fit to a few rows sane: with no data at all the law is Chinchilla's with usual exponents.
 
 Sources: Chinchilla form, Hoffmann et al. 2022 (arXiv 2203.15556); effective expert count, Clark et al. 2022 (arXiv
-2202.01169); parameters and share of active experts, Abnar et al. 2025 (arXiv 2501.12370); recipe optimum as powers of N and D, Li et al. 2025 (Step Law, arXiv 2503.04715). The *coupled* data term
-``B D^-b N^h`` (a larger model gains more, or less, from a token) is the interaction that Kaplan et al. 2020 (arXiv
-2001.08361, Eq. 1.5) have inside a power; here it is one more exponent.
+2202.01169); parameters and share of active experts, Abnar et al. 2025 (arXiv 2501.12370); recipe optimum as powers of N and D,
+Li et al. 2025 (Step Law, arXiv 2503.04715). The *coupled* data term ``B D^-b N^h`` (a larger model gains more, or less, from a
+token) is the interaction that Kaplan et al. 2020 (arXiv 2001.08361, Eq. 1.5) have inside a power; here it is one more exponent.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ _MOE = Term(
     ("n", "e"),
 )  # fmt: skip
 
-#: In what is stored, what is used and the share of active experts. lambda may have either sign: of two models of one size the one
+#: ``A / P^a + C / s^lambda + G / (s^delta P^g)``, P all parameters, s the share of active experts. lambda may have either sign: of two models of one size the one
 #: with fewer active experts uses less, of two that use as much it stores more.
 _SPARSE = Term(
     (
@@ -209,6 +209,7 @@ _SPARSE = Term(
     ),
     ("p", "a"),
 )  # fmt: skip
+
 _DATA = Term((_log("ln B"), _exponent("b", 0.4, 0.3)), lambda p, x: np.exp(p[0] - p[1] * x["t"]), ("t",))
 _COUPLED = Term((*_DATA.parameters, _slope("h")), lambda p, x: np.exp(p[0] - p[1] * x["t"] + p[2] * x["n"]), ("t", "n"))
 _COUPLED_SHAPE = Term(

@@ -242,24 +242,26 @@ def _changes(problem: Problem, p: Mapping[str, Any]) -> list[str]:
     found = [f"{key}: {a:.4g} in the run, {b:.4g} here" for key, (a, b) in then.items() if not _alike(a, b)]
     for name, model in problem.models.items():
         for phase in _PHASES:
-            old, terms = p["rates"][name][phase], model.rates.of(phase).terms
-            if (terms is None) != ("seconds_per" not in old):
-                own, other = "the device's own calibration", "the rates of published measurements"
-                here, there = (other, own) if terms is None else (own, other)
-                found.append(f"{phase} ({name}): {there} in the run, {here} here")
-                continue
-            if terms is not None:
-                old, new = old["seconds_per"], dict(terms.seconds_per)
-            else:
-                new = {key: getattr(model.rates.of(phase), key) for key in _SHOWN_RATES}
-            changed = {
-                key: (old.get(key, 0.0), value) for key, value in new.items() if not _alike(old.get(key, 0.0), value)
-            }
-            if changed:
-                key, (a, b) = max(changed.items(), key=lambda item: _ratio(*item[1]))
-                more = f" (the most of {len(changed)} that differ)" if len(changed) > 1 else ""
-                found.append(f"{phase} {key} ({name}): {a:.4g} in the run, {b:.4g} here{more}")
+            found += _rate_change(p["rates"][name][phase], model.rates.of(phase), phase, name)
     return found
+
+
+def _rate_change(old: Mapping[str, Any], rates: PhaseRates, phase: str, name: str) -> list[str]:
+    if (rates.terms is None) != ("seconds_per" not in old):
+        own, other = "the device's own calibration", "the rates of published measurements"
+        here, there = (other, own) if rates.terms is None else (own, other)
+        return [f"{phase} ({name}): {there} in the run, {here} here"]
+    if rates.terms is not None:
+        old, new = old["seconds_per"], dict(rates.terms.seconds_per)
+    else:
+        new = {key: getattr(rates, key) for key in _SHOWN_RATES}
+    pairs = {key: (old.get(key, 0.0), value) for key, value in new.items()}
+    changed = [key for key, pair in pairs.items() if not _alike(*pair)]
+    if not changed:
+        return []
+    key = max(changed, key=lambda key: _ratio(*pairs[key]))
+    more = f" (the most of {len(changed)} that differ)" if len(changed) > 1 else ""
+    return [f"{phase} {key} ({name}): {pairs[key][0]:.4g} in the run, {pairs[key][1]:.4g} here{more}"]
 
 
 def _alike(a: float, b: float) -> bool:

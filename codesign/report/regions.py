@@ -13,7 +13,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from codesign.budget import metric_of_bound
 from codesign.search import Candidate, Problem
 from codesign.search.experts import experts_of
 from codesign.search.mixers import mixer_of
-from codesign.search.problem import metric, metric_log_sd
+from codesign.search.problem import metric
 from codesign.search.space import AXES, DesignSpace
 from codesign.workload import PRECISIONS
 
@@ -183,15 +182,11 @@ def limits_of(problem: Problem, precision: str) -> Limits:
     The bound is infinite where the budget has none; memory has the device's free memory. Factors tighten a bound so that it
     holds with the budget's confidence.
     """
-    model = problem.models[precision]
-    z = NormalDist().inv_cdf(problem.budget.confidence)
-    energy_log = model.power.interval_log if model.power else 0.0
     bounds = {metric_of_bound(name): bound for name, bound in problem.budget.bounds().items()}
     found: Limits = {}
     for kind, key in METRICS.items():
-        factors = [math.exp(-z * metric_log_sd(kind, model.rates, energy_log, how)) for how in range(3)]
         bound = bounds.get(kind, math.inf)
-        found[key] = (min(bound, problem.memory_B) if kind == "memory" else bound, factors)
+        found[key] = (min(bound, problem.memory_B) if kind == "memory" else bound, problem.factors(kind, precision))
     return found
 
 

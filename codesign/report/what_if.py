@@ -25,10 +25,11 @@ from codesign.operators import Phase, weight_bytes
 from codesign.report.review import Review
 from codesign.roofline.calibration import load_calibration
 from codesign.search import Problem, build_problem
+from codesign.search.marks import unlike_levels
 from codesign.search.problem import metric, metric_log_sd
 from codesign.workload import PRECISIONS
 
-__all__ = ["TIME_KEYS", "Alternative", "Choice", "Pool", "Stair", "alternatives", "pool_of", "time_key"]
+__all__ = ["TIME_KEYS", "UNMEASURED", "Alternative", "Choice", "Pool", "Stair", "alternatives", "pool_of", "time_key"]
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,7 +40,8 @@ TIME_KEYS = {"latency_s": "latency", "ttft_s": "ttft", "e2e_s": "e2e"}
 _PHASES: dict[str, tuple[Phase, ...]] = {"latency": ("decode",), "ttft": ("prefill",), "e2e": ("decode", "prefill")}
 _Z90 = NormalDist().inv_cdf(0.95)
 POOL_SIZE = 5_000_000
-_UNMEASURED = ("size", "experts", "mixer")
+#: What of a design may not have been measured on a device: marks S, M and X.
+UNMEASURED = ("size", "experts", "mixer")
 STEPS = 48
 
 
@@ -261,25 +263,23 @@ def _choices(problem: Problem, key: str, number: int, group: Group) -> list[Choi
     precision, arch, loss, own = group
     n, form = len(own), PRECISIONS[precision]
     estimate = problem.models[precision].estimate(arch, problem.workload, form)
+    flags = problem.latency_outside(arch, precision)
     mask = np.ones(n, dtype=bool)
     if not problem.allow_extrapolation:
-        for name, flags in problem.latency_outside(arch, precision).items():
+        for name, flag in flags.items():
             if not name.endswith("_here"):
-                mask &= ~np.broadcast_to(np.asarray(flags), (n,)) | (own >= 0)
-    flags = problem.latency_outside(arch, precision)
-    unmeasured = {name: np.broadcast_to(np.asarray(flags.get(f"{name}_here", False)), (n,)) for name in _UNMEASURED}
-    how = np.broadcast_to(problem.unlike(arch, precision), (n,))
-    limits = [problem.limits(precision, unlike) for unlike in range(3)]
-    for kind, limit in limits[0].items():
-        if kind != TIME_KEYS[key] and math.isfinite(limit):
-            mask &= np.broadcast_to(
-                metric(kind, arch, estimate) <= np.choose(how, [each[kind] for each in limits]), (n,)
-            )
+                mask &= ~np.broadcast_to(np.asarray(flag), (n,)) | (own >= 0)
+    unmeasured = {name: np.broadcast_to(np.asarray(flags.get(f"{name}_here", False)), (n,)) for name in UNMEASURED}
+    how = np.broadcast_to(unlike_levels(flags), (n,))
+    for kind, limit in problem.limits(precision).items():
+        if kind != TIME_KEYS[key]:
+            mask &= np.broadcast_to(metric(kind, arch, estimate) <= limit[how], (n,))
     times = np.broadcast_to(np.asarray(metric(TIME_KEYS[key], arch, estimate), dtype=float), (n,))
     watts = np.broadcast_to(np.asarray(estimate.power_W, dtype=float), (n,))
     kept: list[int] = []
     for level in range(3):
-        for rows in (np.flatnonzero(mask & (how == level)), np.flatnonzero(mask & (how == level) & (own >= 0))):
+        here = mask & (how == level)
+        for rows in (np.flatnonzero(here), np.flatnonzero(here & (own >= 0))):
             order = rows[np.lexsort((loss[rows], times[rows]))]
             if len(order):
                 best = np.minimum.accumulate(loss[order])
@@ -292,7 +292,7 @@ def _choices(problem: Problem, key: str, number: int, group: Group) -> list[Choi
             at=(number, i),
             own=int(own[i]),
             unlike=int(how[i]),
-            unmeasured=tuple(name for name in _UNMEASURED if unmeasured[name][i]),
+            unmeasured=tuple(name for name in UNMEASURED if unmeasured[name][i]),
         )
         for i in dict.fromkeys(kept)
     ]

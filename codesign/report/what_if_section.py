@@ -7,7 +7,17 @@ from typing import Any
 from codesign.report.once import once
 from codesign.report.review import Review
 from codesign.report.section import Section, render_template, significant, static_text
-from codesign.report.what_if import Alternative, Choice, Pool, Stair, alternatives, design_at, pool_of, time_key
+from codesign.report.what_if import (
+    UNMEASURED,
+    Alternative,
+    Choice,
+    Pool,
+    Stair,
+    alternatives,
+    design_at,
+    pool_of,
+    time_key,
+)
 from codesign.report.words import METRICS, ffn_text, mixer_text, show_metric
 from codesign.roofline.calibration import LEVELS
 
@@ -71,7 +81,7 @@ def _stair(stair: Stair, numbers: dict[tuple[int, int], int]) -> dict[str, Any]:
     return {
         "t": [significant(c.time_s, 6) for c in stair.choices], "d": [number(c) for c in stair.choices],
         "w": [significant(c.power_W, 3) for c in stair.choices],
-        "m": [sum(1 << k for k, name in enumerate(("size", "experts", "mixer")) if name in c.unmeasured) for c in stair.choices],
+        "m": [sum(1 << k for k, name in enumerate(UNMEASURED) if name in c.unmeasured) for c in stair.choices],
         "u": [c.unlike for c in stair.choices],
     }  # fmt: skip
 

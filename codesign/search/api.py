@@ -229,7 +229,7 @@ def _infeasible(problem: Problem) -> InfeasibleError:
         estimate = model.estimate(block.arch, problem.workload, form)
         worst: Any = np.zeros(block.shape)
         how = problem.unlike(block.arch, block.precision)
-        limits = _finite_limits(problem, block.precision)
+        limits = problem.limits(block.precision)
         ratios = {k: np.broadcast_to(metric(k, block.arch, estimate) / v[how], block.shape) for k, v in limits.items()}
         for ratio in ratios.values():
             worst = np.maximum(worst, ratio)
@@ -258,7 +258,7 @@ def _infeasible(problem: Problem) -> InfeasibleError:
     key = next(name for name in FORMATS if metric_of_bound(name) == broken)
     show = FORMATS[key]
     value = float(metric(broken, arch, estimate))
-    limit = float(_finite_limits(problem, precision)[broken][problem.unlike(arch, precision)])
+    limit = float(problem.limits(precision)[broken][problem.unlike(arch, precision)])
     found = f"{arch.n_layers} layers x {arch.d_model} at {precision}"
     if not problem.allow_extrapolation:
         found += f" (designs outside the range of the data were not tried{_measured_sizes(problem)}; --allow-extrapolation does)"
@@ -277,12 +277,6 @@ def _infeasible(problem: Problem) -> InfeasibleError:
     )
 
 
-def _finite_limits(problem: Problem, precision: str) -> dict[str, Any]:
-    """Limits that bind, each (3,): for how unlike the measured models a design is (`Problem.unlike`)."""
-    levels = [problem.limits(precision, unlike) for unlike in range(3)]
-    return {name: np.array([each[name] for each in levels]) for name, v in levels[0].items() if math.isfinite(v)}
-
-
 def _measured_sizes(problem: Problem) -> str:
     """What the models whose latency was measured are, in words: their active parameters, and what of the space none of them has."""
     spans = [span["anywhere"] for span in problem.latency_spans.values() if "anywhere" in span]
@@ -290,10 +284,7 @@ def _measured_sizes(problem: Problem) -> str:
         return ""
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     if math.isinf(high):  # the device's own calibration extrapolates over sizes
-        mixtures = any(value[0] for value in problem.space.axes["experts"])
-        return (
-            ""
-            if not mixtures or any(span[2] for span in spans)
-            else ": no mixture of experts was measured on this device"
-        )
+        asked = any(value[0] for value in problem.space.axes["experts"])
+        lacking = asked and not any(span[2] for span in spans)
+        return ": no mixture of experts was measured on this device" if lacking else ""
     return f": measured models have {format_count(low)} to {format_count(high)} active parameters"

@@ -14,7 +14,7 @@ from codesign.roofline.rates import Rates
 from codesign.serving import Serving
 from codesign.workload import Precision
 
-__all__ = ["Spans", "design_marks", "latency_flags", "unlike", "unlike_level", "unpriced_serving"]
+__all__ = ["Spans", "design_marks", "latency_flags", "unlike", "unlike_level", "unlike_levels", "unpriced_serving"]
 
 #: Active parameters (low, high) and whether mixtures were measured: "here" (device, engine and precision) and "anywhere".
 Spans = Mapping[str, tuple[float, float, bool]]
@@ -53,6 +53,14 @@ def unlike_level(flag: str) -> int:
         [1, 2, 2]
     """
     return 2 if flag.startswith(("mixer", "experts")) else 1
+
+
+def unlike_levels(flags: Mapping[str, Any]) -> Any:
+    """The highest `unlike_level` of each design, 0 where it is like the measured ones, from `latency_flags`."""
+    found: Any = 0
+    for name, flag in flags.items():
+        found = np.maximum(found, np.where(flag, unlike_level(name), 0))
+    return found
 
 
 def unlike(marks: Iterable[str]) -> int:

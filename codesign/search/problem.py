@@ -17,7 +17,7 @@ from codesign.errors import SpecError
 from codesign.predictors.quantisation import quantisation_penalty
 from codesign.roofline.cost import Estimate, RooflineModel
 from codesign.roofline.rates import Rates
-from codesign.search.marks import Spans, latency_flags, unlike_level
+from codesign.search.marks import Spans, latency_flags, unlike_levels
 from codesign.search.mixers import COST_ONLY, parse_mixer
 from codesign.search.space import DesignSpace
 from codesign.workload import PRECISIONS, Precision, Workload
@@ -170,20 +170,21 @@ class Problem:
         """A precision of the space."""
         return PRECISIONS[name]
 
-    def limits(self, precision: str, unlike: int = 0) -> dict[str, float]:
-        """Bound of each metric at this precision, tightened so that it holds with the budget's confidence.
-
-        `unlike`: for designs unlike what was measured, whose interval is wider (`codesign.search.marks.unlike`).
-        """
+    def factors(self, kind: str, precision: str) -> list[float]:
+        """What tightens a bound on a metric so that it holds with the budget's confidence, for each level of `unlike`."""
         z = NormalDist().inv_cdf(self.budget.confidence)
         model = self.models[precision]
         energy_log = model.power.interval_log if model.power else 0.0
-        limits = {}
+        return [math.exp(-z * metric_log_sd(kind, model.rates, energy_log, how)) for how in range(3)]
+
+    def limits(self, precision: str) -> dict[str, Any]:
+        """Bound of each metric that has one at this precision, tightened by `factors`: (3,), for each level of `unlike`."""
+        limits: dict[str, Any] = {}
         for name, bound in self.budget.bounds().items():
-            metric_name = metric_of_bound(name)
-            limits[metric_name] = bound * math.exp(-z * metric_log_sd(metric_name, model.rates, energy_log, unlike))
-        limits["memory"] = min(limits.get("memory", math.inf), self.memory_B)
-        return limits
+            kind = metric_of_bound(name)
+            limits[kind] = bound * np.array(self.factors(kind, precision))
+        limits["memory"] = np.minimum(limits.get("memory", np.full(3, math.inf)), self.memory_B)
+        return {kind: limit for kind, limit in limits.items() if np.isfinite(limit).all()}
 
     def loss(self, arch: ArchitectureLike, precision: Precision) -> Any:
         """Predicted loss with the price of quantised weights, nats per token."""
@@ -205,11 +206,8 @@ class Problem:
         return latency_flags(arch, self.latency_spans.get(precision, {}), self.models[precision].rates)
 
     def unlike(self, arch: ArchitectureLike, precision: str) -> Any:
-        """How unlike the measured models designs are, 0, 1 or 2 (`codesign.search.marks.unlike_level`), as `limits` takes it."""
-        how: Any = 0
-        for name, flag in self.latency_outside(arch, precision).items():
-            how = np.maximum(how, np.where(flag, unlike_level(name), 0))
-        return how
+        """How unlike the measured models designs are: `codesign.search.marks.unlike_levels`."""
+        return unlike_levels(self.latency_outside(arch, precision))
 
     def in_range(self, arch: ArchitectureLike, precision: str) -> Any:
         """Mask of designs inside the range of the law's data in every dimension, and of the calibration's anywhere."""
@@ -236,11 +234,10 @@ class Problem:
         estimate = self.models[precision].estimate(arch, self.workload, form, energy=energy)
         mask = np.broadcast_to(valid, shape)
         n_valid = int(mask.sum())
-        limits = [self.limits(precision, unlike) for unlike in range(3)]
-        how = self.unlike(arch, precision) if limits[0] != limits[2] else 0
-        for name, limit in limits[0].items():
-            if math.isfinite(limit):
-                mask = mask & (metric(name, arch, estimate) <= np.choose(how, [each[name] for each in limits]))
+        limits = self.limits(precision)
+        how = self.unlike(arch, precision) if any(np.ptp(limit) for limit in limits.values()) else 0
+        for kind, limit in limits.items():
+            mask = mask & (metric(kind, arch, estimate) <= limit[how])
         if not self.allow_extrapolation and np.any(mask):
             mask = mask & self.in_range(arch, precision)
         chosen = np.flatnonzero(mask)
